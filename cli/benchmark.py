@@ -1,0 +1,390 @@
+"""One benchmark from options to result: the real server and the real load generator on the virtual clock.
+
+Why: `hyperlapse bench`, the validation and the project's own measurements all run the same thing, so it is a function
+and not a command. It must never change what it measures: the server is the stock `vllm serve` with the user's flags,
+random workloads come from the stock `vllm bench serve`, and everything else happens before the measurement or after it.
+Rejected: one process that drives the engine directly; front end, HTTP and client are part of what users wait for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hyperlapse.cli.device_time import device_time_ns
+from hyperlapse.cli.engine_environment import EngineEnvironment, EngineNotFoundError, find_engine
+from hyperlapse.cli.engine_log import EngineStatistics, engine_statistics
+from hyperlapse.cli.load import REQUESTS_FILE, LoadPlan, RandomLoad, stock_plan, stock_trace_plan, trace_plan
+from hyperlapse.cli.metrics import RequestRecord, measure, unmet_lengths, write_requests
+from hyperlapse.cli.pricing_process import PricingError, PricingProcess
+from hyperlapse.cli.progress import Progress, Silent
+from hyperlapse.cli.provenance import provenance
+from hyperlapse.cli.result import BenchResult, coverage_shares
+from hyperlapse.cli.serving import (
+    HOST,
+    Client,
+    Server,
+    ServingError,
+    epoch_ns,
+    failure,
+    follow_client,
+    free_port,
+    loopback_environment,
+    start_server,
+    wait_until_registered,
+)
+from hyperlapse.cli.workload import TraceError, TraceRequest, check_lengths, read_trace, token_range
+
+if TYPE_CHECKING:
+    from hyperlapse.shim.launcher import Event, Run
+    from hyperlapse.shim.models import Model
+
+OWN_FLAGS = ("--model", "--port", "--host", "--uds", "--served-model-name", "--tensor-parallel-size", "-tp")
+SERVER_END_LIMIT_S = 3.0
+
+
+class BenchError(Exception):
+    """A benchmark that cannot start or did not finish; the text is for the user, `status` is the exit status."""
+
+    def __init__(self, message: str, status: int = 1) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class BenchOptions:
+    """What to run. `rate` in requests/s (None: as fast as `concurrency` allows), lengths in tokens.
+
+    With `trace`, arrivals and lengths come from the file, and `rate`, `concurrency`, `requests` and the lengths are not
+    used; `stock_client` replays it with the stock client all the same, to compare the clients. `fixed_step` puts a
+    known rule in the predictor's place (hyperlapse.cli.fixed_step), `host_time_ns` another host time per request in the
+    place of the calibrated constant. `engine_flags` go to `vllm serve` as they are.
+    """
+
+    model: str = "qwen3-14b"
+    gpu: str = "h100-sxm-80gb"
+    gpus: int = 1
+    detail: str = "step"
+    clock: str = "frozen"
+    engine: str | None = None
+    rate: float | None = None
+    concurrency: int | None = None
+    requests: int = 100
+    input_len: int = 1024
+    output_len: int = 128
+    seed: int = 0
+    trace: Path | None = None
+    max_in_flight: int | None = None
+    output: Path | None = None
+    stock_client: bool = False
+    fixed_step: str | None = None
+    host_time_ns: int | None = None
+    engine_flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BenchRun:
+    """A finished benchmark. `phases_s`: real seconds of each phase; `clock`: the time-keeper's counters over the
+    measurement; `engine`: the engine's own statistics; `events`: what the run counted that a reader should know.
+    """
+
+    result: BenchResult
+    records: list[RequestRecord]
+    folder: Path
+    phases_s: Mapping[str, float]
+    clock: Mapping[str, int]
+    engine: EngineStatistics
+    events: Sequence[Event]
+
+
+def run_bench(options: BenchOptions, progress: Progress | None = None) -> BenchRun:
+    """Runs one benchmark. Raises BenchError for everything that the user can do something about."""
+    check_engine_flags(options.engine_flags)
+    try:
+        engine = find_engine(options.engine)
+    except EngineNotFoundError as error:
+        raise BenchError(str(error), status=2) from None
+    model = _resolve_model(options.model)
+    trace = _load_trace(options.trace, model) if options.trace else None
+    folder = make_folder(options.output)
+    try:
+        with _open_run(options) as run:
+            return _Bench(run, options, engine, model, trace, folder, progress or Silent()).run_all()
+    except (ServingError, PricingError) as error:
+        raise BenchError(f"{error}\nAll logs: {folder}") from None
+    except RuntimeError as error:
+        raise BenchError(f"{error}\nAll logs: {folder}") from error
+
+
+@dataclass(slots=True)
+class _Bench:
+    run: Run
+    options: BenchOptions
+    engine: EngineEnvironment
+    model: Model
+    trace: Sequence[TraceRequest] | None
+    folder: Path
+    progress: Progress
+
+    def run_all(self) -> BenchRun:
+        from hyperlapse.shim.launcher import Mode
+
+        run, options, folder = self.run, self.options, self.folder
+        began_s = time.monotonic()
+        self.progress.phase("starting the pricing service")
+        PricingProcess.start(run, options.fixed_step, folder / "pricing.log", models=[self.model.config_path])
+        priced_s = time.monotonic()
+
+        self.progress.phase(f"starting vllm serve, {options.detail} detail (log: {folder / 'server.log'})")
+        run.set_mode(Mode.REAL)
+        port = free_port()
+        command, environment = self.server_command(port)
+        server = start_server(run, command, environment, port, folder / "server.log")
+
+        self.progress.phase("starting the client")
+        run.set_mode(Mode.PARKED)
+        before_ns = device_time_ns(run.directory)
+        plan = self.load_plan(f"http://{HOST}:{port}")
+        client_log = folder / "client.log"
+        with client_log.open("wb") as output:
+            client = run.spawn(
+                plan.command, environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+            )
+        wait_until_registered(run, client, client_log)
+        run.set_mode(Mode.PARKED, epoch_ns=epoch_ns(run.now_ns()))
+        clock_before = run.statistics()
+        run.set_mode(Mode.FROZEN if options.clock == "frozen" else Mode.FLOW)
+        self.progress.phase("measuring")
+        real_s = follow_client(run, server, Client(client, client_log, plan), self.progress)
+        clock_after = run.statistics()
+
+        run.set_mode(Mode.PARKED)
+        self.progress.phase("collecting")
+        after_ns = device_time_ns(run.directory)
+        statistics, events = engine_statistics(run.directory), run.events()
+        records = plan.records()
+        self.check_records(records, plan, server)
+        if plan.stock:
+            write_requests(folder / REQUESTS_FILE, records)
+        result = BenchResult(
+            engine="vllm",
+            engine_version=self.engine.version,
+            model=self.model.name,
+            gpu=options.gpu,
+            gpus=options.gpus,
+            detail=options.detail,
+            clock=options.clock,
+            seed=options.seed,
+            metrics=measure(records),
+            kv_blocks=statistics.kv_blocks,
+            kv_block_size=statistics.block_size,
+            preemptions=statistics.preemptions,
+            real_s=real_s,
+            startup_s=server.startup_s,
+            coverage=coverage_shares({name: after_ns[name] - before_ns[name] for name in after_ns}),
+            requests_file=str(folder / REQUESTS_FILE),
+            provenance=provenance(
+                engine=self.engine,
+                model_folder=self.model.directory,
+                gpu=options.gpu,
+                fixed_step=options.fixed_step,
+                host_time=host_time(options),
+                server_command=command,
+                client_command=plan.command,
+                engine_flags=options.engine_flags,
+                trace=options.trace,
+                engine_profile=statistics.profile,
+            ),
+        )
+        (folder / "result.json").write_text(json.dumps(result.as_json(), indent=2) + "\n", encoding="utf-8")
+        return BenchRun(
+            result=result,
+            records=records,
+            folder=folder,
+            phases_s={"pricing": priced_s - began_s, "server": server.startup_s, "measurement": real_s},
+            clock={
+                name: getattr(clock_after, name) - getattr(clock_before, name)
+                for name in ("jumps", "proofs", "proofs_refused", "trigger_to_wake_ns_total", "proof_ns_total")
+            },
+            engine=statistics,
+            events=events,
+        )
+
+    def server_command(self, port: int) -> tuple[list[str], dict[str, str]]:
+        from hyperlapse.integrations.vllm import serve_args
+
+        options = self.options
+        serve = serve_args(
+            self.model.directory,
+            options.detail,
+            executable=self.engine.command,
+            served_model_name=self.model.name,
+            host=HOST,
+            port=port,
+            tensor_parallel_size=options.gpus,
+            extra=options.engine_flags,
+        )
+        environment = {**serve.environment, **loopback_environment()}
+        costs = host_time(options)
+        if costs:
+            path = self.folder / "host-time.json"
+            path.write_text(json.dumps(costs) + "\n", encoding="utf-8")
+            environment["HYPERLAPSE_HOST_TIME"] = str(path)
+        else:
+            environment["HYPERLAPSE_HOST_TIME"] = ""
+        return list(serve.argv), environment
+
+    def load_plan(self, base_url: str) -> LoadPlan:
+        options = self.options
+        if self.trace is not None and options.stock_client:
+            return stock_trace_plan(
+                self.trace,
+                self.engine,
+                base_url,
+                self.folder,
+                model=self.model.directory,
+                served_name=self.model.name,
+                max_in_flight=options.max_in_flight,
+            )
+        if self.trace is not None:
+            return trace_plan(
+                self.trace,
+                self.engine,
+                base_url,
+                self.folder,
+                served_name=self.model.name,
+                tokens=token_range(self.model.directory),
+                seed=options.seed,
+                text=self.model.dummy_tokenizer,
+                max_in_flight=options.max_in_flight,
+            )
+        load = RandomLoad(
+            options.requests, options.input_len, options.output_len, options.rate, options.concurrency, options.seed
+        )
+        return stock_plan(
+            load, self.engine, base_url, self.folder, model=self.model.directory, served_name=self.model.name
+        )
+
+    def check_records(self, records: Sequence[RequestRecord], plan: LoadPlan, server: Server) -> None:
+        """Every request answered, at its full length, or there is no result."""
+        bad = [record for record in records if not record.ok]
+        if bad:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                server.process.wait(SERVER_END_LIMIT_S)
+            if server.process.poll() is not None:
+                raise failure("the server died", server.process, server.log)
+            raise BenchError(
+                f"{len(bad)} of {len(records)} requests failed; the first: {bad[0].error.strip().splitlines()[-1]}\n"
+                f"All logs: {self.folder}"
+            )
+        if len(records) != plan.total:
+            raise BenchError(f"the client recorded {len(records)} of {plan.total} requests. Logs: {self.folder}")
+        unmet = unmet_lengths(records, plan.wanted_tokens)
+        if unmet:
+            first = unmet[0]
+            raise BenchError(
+                f"{len(unmet)} requests have another output length than asked for (request {first.index}: "
+                f"{first.output_tokens} tokens, not {plan.wanted_tokens[first.index]}): is the longest sequence "
+                f"(--max-model-len) too short? Logs: {self.folder}"
+            )
+
+
+def check_engine_flags(flags: Sequence[str]) -> None:
+    """Raises BenchError for engine flags that `bench` itself must set."""
+    for flag in flags:
+        name = flag.partition("=")[0].replace("_", "-")
+        if name in OWN_FLAGS:
+            raise BenchError(f"{name} is set by hyperlapse bench (--model, --gpus); leave it out after --", status=2)
+
+
+def host_time(options: BenchOptions) -> dict[str, int]:
+    """The host time that the integration charges, in nanoseconds by rule; empty for none.
+
+    A run with a fixed step charges none: its answer must follow from the arrivals alone.
+    """
+    if options.host_time_ns is not None:
+        return {"api_request_ns": options.host_time_ns} if options.host_time_ns else {}
+    if options.fixed_step is not None:
+        return {}
+    from hyperlapse.coordinator import host_time as calibrated
+
+    return dict(calibrated.load())
+
+
+def make_folder(chosen: Path | None) -> Path:
+    """The folder for logs and results: `chosen` (made if absent, must be empty), else a new one in the user's state
+    directory. Raises BenchError.
+    """
+    if chosen is not None:
+        try:
+            chosen.mkdir(parents=True, exist_ok=True)
+            if any(chosen.iterdir()):
+                raise BenchError(f"--output {chosen}: the folder is not empty; results are never overwritten", status=2)
+        except OSError as error:
+            raise BenchError(f"--output {chosen}: {error.strerror}", status=2) from None
+        return chosen.absolute()
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder = state / "hyperlapse" / "bench" / f"{stamp}-{os.getpid()}"
+    number = 1
+    while folder.exists():
+        number += 1
+        folder = folder.with_name(f"{stamp}-{os.getpid()}-{number}")
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _resolve_model(name: str) -> Model:
+    from hyperlapse.shim.models import ModelError, resolve_model
+
+    try:
+        return resolve_model(name)
+    except ModelError as error:
+        raise BenchError(str(error), status=2) from None
+
+
+def _load_trace(path: Path, model: Model) -> list[TraceRequest]:
+    config = model.config()
+    try:
+        requests = read_trace(path)
+        longest = config.get("max_position_embeddings")
+        check_lengths(path, requests, longest if isinstance(longest, int) else 2**31, token_range(model.directory).end)
+    except OSError as error:
+        raise BenchError(f"{path}: {error.strerror}", status=2) from None
+    except (TraceError, ValueError) as error:
+        raise BenchError(str(error), status=2) from None
+    return requests
+
+
+@contextlib.contextmanager
+def _open_run(options: BenchOptions) -> Iterator[Run]:
+    from hyperlapse.shim import devices
+    from hyperlapse.shim.launcher import Run
+
+    try:
+        run = Run(options.gpu, options.gpus)
+    except (devices.UnknownDeviceError, devices.DeviceProfileError) as error:
+        raise BenchError(str(error), status=2) from None
+    with run:
+        yield run
+
+
+def describe(options: BenchOptions) -> dict[str, Any]:
+    """The options that define a workload, for messages and reports."""
+    if options.trace is not None:
+        return {"trace": str(options.trace), "max_in_flight": options.max_in_flight}
+    return {
+        "rate": options.rate,
+        "concurrency": options.concurrency,
+        "requests": options.requests,
+        "input_len": options.input_len,
+        "output_len": options.output_len,
+    }

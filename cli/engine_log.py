@@ -1,0 +1,86 @@
+"""What the engine says about itself during a run: `engine-<pid>.jsonl` in the run directory.
+
+Why: the integration's statistics hook writes a line for every step there; reading the files costs the engine nothing
+and takes no part in the run's time. Several API servers write several files. It must never fail on a half-written last
+line: the run goes on while it reads.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hyperlapse.cli.log_follower import LogFollower
+
+PATTERN = "engine-*.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatistics:
+    """Of a whole run. `kv_blocks`, `block_size` (tokens), `preemptions`: None when the engine reported none.
+    `prefix_hit_tokens`: prompt tokens that the prefix cache saved; `token_budget`, `max_running`: the scheduler's
+    limits of a step (tokens, requests); `profile`: `profiled`, `cached` or None.
+    """
+
+    kv_blocks: int | None
+    block_size: int | None
+    preemptions: int | None
+    steps: int
+    prefix_hit_tokens: int
+    token_budget: int | None
+    max_running: int | None
+    profile: str | None
+
+
+class EngineLog:
+    """Follows the engine's files of a run."""
+
+    def __init__(self, run_directory: Path) -> None:
+        self._directory = run_directory
+        self._followers: dict[Path, LogFollower] = {}
+
+    def new_records(self) -> Iterator[dict[str, Any]]:
+        """Records written since the last call."""
+        for path in sorted(self._directory.glob(PATTERN)):
+            follower = self._followers.setdefault(path, LogFollower(path))
+            for line in follower.new_lines():
+                yield json.loads(line)
+
+    def newly_finished(self) -> int:
+        """Requests finished since the last call."""
+        return sum(record.get("finished", 0) for record in self.new_records())
+
+
+def engine_statistics(run_directory: Path) -> EngineStatistics:
+    """The statistics of a run so far. Blocks of several engines (data parallel) add up."""
+    blocks: dict[int, int] = {}
+    preemptions: dict[tuple[str, int], int] = {}
+    block_size = token_budget = max_running = profile = None
+    steps = hits = 0
+    for path in sorted(run_directory.glob(PATTERN)):
+        for line in LogFollower(path).new_lines():
+            record = json.loads(line)
+            engine = record.get("engine_index", 0)
+            if record["kind"] == "engine":
+                blocks[engine] = record["kv_blocks"]
+                block_size = record["block_size"]
+                token_budget, max_running = record["max_num_batched_tokens"], record["max_num_seqs"]
+            elif record["kind"] == "step":
+                steps += 1
+                hits += record.get("prefix_hits", 0)
+                preemptions[path.name, engine] = record["preemptions"]
+            elif record["kind"] == "worker":
+                profile = record.get("profile", profile)
+    return EngineStatistics(
+        kv_blocks=sum(blocks.values()) if blocks else None,
+        block_size=block_size,
+        preemptions=sum(preemptions.values()) if blocks else None,
+        steps=steps,
+        prefix_hit_tokens=hits,
+        token_budget=token_budget,
+        max_running=max_running,
+        profile=profile,
+    )

@@ -1,0 +1,132 @@
+"""``hyperlapse run``: any command on virtual GPUs and the virtual clock."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from typing import Any
+
+import click
+
+from hyperlapse.shim.launcher import Mode, Run, RunError, exit_status
+
+NO_PROGRESS_STATUS = 75  # EX_TEMPFAIL: the command was stopped because nobody could go on
+_LOOK_S = 0.02
+_PROBE_S = 0.5
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as response:
+            return bool(200 <= response.status < 300)
+    except (urllib.error.URLError, OSError, ValueError):
+        return False
+
+
+class _Interrupts:
+    """Ctrl-C reaches the command through the terminal; the launcher only stays alive, and kills on the second one."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.terminated = False
+
+    def __call__(self, number: int, frame: Any) -> None:
+        self.count += 1
+        self.terminated = self.terminated or number == signal.SIGTERM
+
+
+def _wait(run: Run, process: subprocess.Popen[bytes], running: Mode, ready_url: str | None, interrupts: _Interrupts) -> int:
+    waits_for_ready = ready_url is not None
+    next_probe = 0.0
+    while True:
+        try:
+            return exit_status(process.wait(_LOOK_S))
+        except subprocess.TimeoutExpired:
+            pass
+        if interrupts.count > 1 or interrupts.terminated:
+            process.send_signal(signal.SIGTERM if interrupts.terminated else signal.SIGKILL)
+            run.stop_processes()
+            return exit_status(process.wait())
+        run.check()
+        if waits_for_ready and time.monotonic() >= next_probe:
+            assert ready_url is not None
+            next_probe = time.monotonic() + _PROBE_S
+            if _answers(ready_url):
+                run.set_mode(running)
+                waits_for_ready = False
+                click.echo(f"hyperlapse: {ready_url} answers: the clock is {running.name.lower()} from here", err=True)
+
+
+@click.command(
+    "run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}, no_args_is_help=True
+)
+@click.option("--gpu", default="h100-sxm-80gb", show_default=True, help="Device profile: a name, a YAML file, or none: only the clock.")
+@click.option("--gpus", default=1, show_default=True, type=click.IntRange(1, 16), help="How many of them.")
+@click.option(
+    "--clock", "clock", default="frozen", show_default=True, type=click.Choice(["frozen", "flow"]),
+    help="frozen: time moves only when everybody waits. flow: it also follows real time while anybody runs.",
+)
+@click.option(
+    "--freeze", default="start", show_default=True, metavar="start|ready=URL|manual",
+    help="Until when the clock is real: not at all, until URL answers, or until `hyperlapse clock` says so.",
+)
+@click.option(
+    "--detail", default="kernel", show_default=True, type=click.Choice(["kernel", "step"]),
+    help="For engines that hyperlapse knows: run the real forward pass, or price each step as one launch.",
+)
+@click.option("--model", "models", multiple=True, help="Model (short name, directory or config.json) whose kernels are priced.")
+@click.option(
+    "--no-progress", default=10, show_default=True, metavar="SECONDS",
+    help="End a run in which nobody can go on after this many real seconds; 0: never.",
+)
+@click.argument("command_line", nargs=-1, type=click.UNPROCESSED, metavar="-- COMMAND...")
+def command(
+    gpu: str, gpus: int, clock: str, freeze: str, detail: str, models: tuple[str, ...], no_progress: int,
+    command_line: tuple[str, ...],
+) -> None:
+    """Start COMMAND on virtual GPUs and the virtual clock; its children follow.
+
+    The exit status is the command's; 75 when it was stopped because nobody could go on.
+    """
+    from hyperlapse.cli.pricing_process import PricingProcess
+    from hyperlapse.integrations import adapt_command
+    from hyperlapse.shim.devices import UnknownDeviceError
+    from hyperlapse.shim.models import ModelError, resolve_model
+
+    if not command_line:
+        raise click.UsageError("no command given; write it after --, e.g. hyperlapse run -- python train.py")
+    ready_url = freeze.removeprefix("ready=") if freeze.startswith("ready=") else None
+    if ready_url is None and freeze not in ("start", "manual"):
+        raise click.UsageError(f"--freeze {freeze!r}: expected start, ready=URL or manual")
+    running = Mode.FLOW if clock == "flow" else Mode.FROZEN
+    interrupts = _Interrupts()
+    try:
+        with Run(None if gpu == "none" else gpu, gpus, no_progress_s=no_progress) as run:
+            if run.gpu is not None:
+                PricingProcess.start(run, models=[resolve_model(model).directory / "config.json" for model in models], wait=False)
+            if freeze == "start":
+                run.set_mode(running)
+            elif freeze == "manual":
+                click.echo(f"hyperlapse: real time until you say: hyperlapse clock {run.directory} {clock}", err=True)
+            adapted = adapt_command(list(command_line), detail)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, interrupts)
+            process = run.spawn(adapted.argv, adapted.environment)
+            sys.exit(_wait(run, process, running, ready_url, interrupts))
+    except UnknownDeviceError as error:
+        raise click.BadParameter(str(error), param_hint="--gpu") from None
+    except ModelError as error:
+        raise click.BadParameter(str(error), param_hint="--model") from None
+    except FileNotFoundError as error:
+        click.echo(f"hyperlapse: {command_line[0]}: command not found ({error.filename})", err=True)
+        sys.exit(127)
+    except PermissionError as error:
+        click.echo(f"hyperlapse: {command_line[0]}: {error.strerror}", err=True)
+        sys.exit(126)
+    except RunError as error:
+        click.echo(f"hyperlapse: {error}", err=True)
+        sys.exit(NO_PROGRESS_STATUS)

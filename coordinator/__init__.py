@@ -1,0 +1,1 @@
+"""What a run shares beyond one process: the host-time model."""

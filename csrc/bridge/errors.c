@@ -1,0 +1,23 @@
+/* Look-up of a result code's name and text; see errors.h. */
+#include "bridge/errors.h"
+
+#include <stddef.h>
+
+#include "core/export.h"
+
+HL_EXPORT const hl_error_text *hl_bridge_error(hl_error_table table, int code)
+{
+    const struct {
+        const hl_error_text *rows;
+        unsigned count;
+    } tables[] = {[HL_ERRORS_CUDA] = {hl_errors_cuda, hl_errors_cuda_count},
+                  [HL_ERRORS_CUBLAS] = {hl_errors_cublas, hl_errors_cublas_count},
+                  [HL_ERRORS_NCCL] = {hl_errors_nccl, hl_errors_nccl_count},
+                  [HL_ERRORS_NVML] = {hl_errors_nvml, hl_errors_nvml_count}};
+    const hl_error_text *rows = tables[table].rows;
+
+    for (unsigned i = 0; i < tables[table].count; i++)
+        if (rows[i].code == code)
+            return &rows[i];
+    return NULL;
+}

@@ -1,0 +1,39 @@
+/* Matrix multiplications: what cuBLAS and cuBLASLt have in common. The values of enums are part of their ABI. */
+#ifndef HL_BRIDGE_GEMM_H
+#define HL_BRIDGE_GEMM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "bridge/stream.h"
+
+/* cublasComputeType_t */
+enum {
+    HL_COMPUTE_16F = 64,
+    HL_COMPUTE_16F_PEDANTIC = 65,
+    HL_COMPUTE_32F = 68,
+    HL_COMPUTE_32F_PEDANTIC = 69,
+    HL_COMPUTE_64F = 70,
+    HL_COMPUTE_64F_PEDANTIC = 71,
+    HL_COMPUTE_32I = 72,
+    HL_COMPUTE_32I_PEDANTIC = 73,
+    HL_COMPUTE_32F_FAST_16F = 74,
+    HL_COMPUTE_32F_FAST_16BF = 75,
+    HL_COMPUTE_32F_FAST_TF32 = 77,
+};
+
+/* cudaDataType_t */
+enum { HL_TYPE_32F = 0, HL_TYPE_64F = 1, HL_TYPE_16F = 2, HL_TYPE_32C = 4, HL_TYPE_64C = 5, HL_TYPE_16BF = 14 };
+
+/* In row-major terms: d[m,n] = a[m,k] * b[k,n] for each of batch; transposed: stored as [k,m] and [n,k]. */
+typedef struct hl_gemm {
+    int a_type, b_type, d_type; /* cudaDataType_t */
+    int compute;                /* cublasComputeType_t */
+    int64_t m, n, k, batch;
+    bool a_transposed, b_transposed;
+} hl_gemm;
+
+/* Puts it on the stream. False: a type that has no name here. An empty product is no launch. */
+bool hl_gemm_launch(const hl_gemm *gemm, hl_bridge_stream *stream);
+
+#endif

@@ -1,0 +1,372 @@
+/* Stream capture and graphs; see graph.h.
+ *
+ * A graph that was not captured (nodes added one by one) is not supported: serving code captures. An instantiated graph
+ * shares its recipe with the graph it came from, so instantiating copies nothing. */
+#include "bridge/graph.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bridge/slab.h"
+#include "core/export.h"
+#include "core/sys.h"
+
+struct recipe {
+    _Atomic uint32_t users;
+    hl_graph *launches; /* NULL: empty */
+    hl_effect *effects;
+    uint32_t effects_count, effects_room;
+};
+
+struct graph { /* a CUgraph or a CUgraphExec */
+    uint32_t live;
+    struct recipe *recipe;
+};
+
+struct capture {
+    uint64_t id; /* 0: free */
+    hl_bridge_stream *origin;
+    CUstreamCaptureMode mode;
+    int32_t tid;
+    bool lost;
+    struct graph *graph;
+};
+
+enum { CAPTURES = 64 };
+
+static hl_slab graphs = HL_SLAB(struct graph, 1u << 20);
+static hl_slab execs = HL_SLAB(struct graph, 1u << 20);
+static struct capture captures[CAPTURES];
+static _Atomic int capturing; /* captures in progress: the common case is none */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static __thread CUstreamCaptureMode thread_mode = CU_STREAM_CAPTURE_MODE_GLOBAL;
+
+static struct recipe *recipe_new(void)
+{
+    struct recipe *recipe = calloc(1, sizeof *recipe);
+
+    if (recipe)
+        recipe->users = 1;
+    return recipe;
+}
+
+static void recipe_drop(struct recipe *recipe)
+{
+    if (!recipe || atomic_fetch_sub(&recipe->users, 1) != 1)
+        return;
+    if (recipe->launches)
+        hl_graph_release(recipe->launches);
+    free(recipe->effects);
+    free(recipe);
+}
+
+/* The capture that a stream takes part in, by the core's capture id; NULL: none. Call with the lock held. */
+static struct capture *capture_of(const hl_bridge_stream *stream)
+{
+    uint64_t id = hl_graph_capture_id(stream->line);
+
+    for (int i = 0; id && i < CAPTURES; i++)
+        if (captures[i].id == id)
+            return &captures[i];
+    return NULL;
+}
+
+HL_EXPORT void hl_effect_apply(const hl_effect *effect)
+{
+    char *target = effect->target;
+    const char *source = effect->source;
+
+    for (size_t row = 0; row < effect->height; row++, target += effect->target_pitch) {
+        if (source) {
+            memmove(target, source, effect->width);
+            source += effect->source_pitch;
+        } else if (effect->pattern_bytes == 1) {
+            memset(target, (int)effect->pattern, effect->width);
+        } else {
+            for (size_t at = 0; at + effect->pattern_bytes <= effect->width; at += effect->pattern_bytes)
+                memcpy(target + at, &effect->pattern, effect->pattern_bytes);
+        }
+    }
+}
+
+HL_EXPORT void hl_graph_effect(hl_bridge_stream *stream, const hl_effect *effect)
+{
+    struct capture *capture;
+
+    if (!capturing || !hl_graph_capturing(stream->line)) {
+        hl_effect_apply(effect);
+        return;
+    }
+    pthread_mutex_lock(&lock);
+    capture = capture_of(stream);
+    if (capture) {
+        struct recipe *recipe = capture->graph->recipe;
+        if (recipe->effects_count == recipe->effects_room) {
+            uint32_t room = recipe->effects_room ? recipe->effects_room * 2 : 16;
+            hl_effect *grown = realloc(recipe->effects, room * sizeof *grown);
+            if (!grown)
+                capture->lost = true;
+            else {
+                recipe->effects = grown;
+                recipe->effects_room = room;
+            }
+        }
+        if (recipe->effects_count < recipe->effects_room)
+            recipe->effects[recipe->effects_count++] = *effect;
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+HL_EXPORT CUresult hl_graph_forbid(void)
+{
+    CUresult result = CUDA_SUCCESS;
+    int32_t tid;
+
+    if (!capturing || thread_mode == CU_STREAM_CAPTURE_MODE_RELAXED)
+        return CUDA_SUCCESS;
+    tid = hl_sys_gettid();
+    pthread_mutex_lock(&lock);
+    for (int i = 0; i < CAPTURES; i++) {
+        struct capture *capture = &captures[i];
+        bool mine = capture->tid == tid && capture->mode != CU_STREAM_CAPTURE_MODE_RELAXED;
+        bool global = capture->mode == CU_STREAM_CAPTURE_MODE_GLOBAL && thread_mode == CU_STREAM_CAPTURE_MODE_GLOBAL;
+        if (capture->id && (mine || global)) {
+            capture->lost = true;
+            result = CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+        }
+    }
+    pthread_mutex_unlock(&lock);
+    return result;
+}
+
+HL_EXPORT CUresult hl_graph_forbid_device(void)
+{
+    CUresult result = CUDA_SUCCESS;
+
+    if (!capturing)
+        return CUDA_SUCCESS;
+    pthread_mutex_lock(&lock);
+    for (int i = 0; i < CAPTURES; i++)
+        if (captures[i].id) {
+            captures[i].lost = true;
+            result = CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+        }
+    pthread_mutex_unlock(&lock);
+    return result;
+}
+
+HL_EXPORT CUresult hl_graph_invalidate(hl_bridge_stream *stream)
+{
+    struct capture *capture;
+
+    pthread_mutex_lock(&lock);
+    capture = capture_of(stream);
+    if (capture)
+        capture->lost = true;
+    pthread_mutex_unlock(&lock);
+    return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+}
+
+HL_EXPORT CUresult hl_graph_capture_begin(hl_bridge_stream *stream, CUstreamCaptureMode mode)
+{
+    struct capture *capture = NULL;
+    CUresult result = CUDA_SUCCESS;
+
+    if (mode != CU_STREAM_CAPTURE_MODE_GLOBAL && mode != CU_STREAM_CAPTURE_MODE_THREAD_LOCAL &&
+        mode != CU_STREAM_CAPTURE_MODE_RELAXED)
+        return CUDA_ERROR_INVALID_VALUE;
+    if (stream->line == hl_timeline_default_stream(stream->device))
+        return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED; /* the legacy stream cannot capture */
+    if (hl_graph_capturing(stream->line))
+        return CUDA_ERROR_ILLEGAL_STATE;
+    pthread_mutex_lock(&lock);
+    for (int i = 0; i < CAPTURES && !capture; i++)
+        if (!captures[i].id)
+            capture = &captures[i];
+    struct graph *graph = capture ? hl_slab_take(&graphs) : NULL;
+    if (graph)
+        graph->recipe = recipe_new();
+    if (!graph || !graph->recipe) {
+        result = CUDA_ERROR_OUT_OF_MEMORY;
+    } else if (hl_graph_begin(stream->line)) {
+        recipe_drop(graph->recipe);
+        hl_slab_give(&graphs, graph);
+        result = CUDA_ERROR_ILLEGAL_STATE;
+    } else {
+        *capture = (struct capture){.id = hl_graph_capture_id(stream->line),
+                                    .origin = stream,
+                                    .mode = mode,
+                                    .tid = hl_sys_gettid(),
+                                    .graph = graph};
+        capturing++;
+    }
+    pthread_mutex_unlock(&lock);
+    return result;
+}
+
+HL_EXPORT CUresult hl_graph_capture_end(hl_bridge_stream *stream, CUgraph *handle)
+{
+    CUresult result = CUDA_SUCCESS;
+    struct capture *capture;
+
+    if (handle)
+        *handle = NULL;
+    pthread_mutex_lock(&lock);
+    capture = capture_of(stream);
+    if (!capture) {
+        result = CUDA_ERROR_ILLEGAL_STATE;
+    } else if (capture->origin != stream) {
+        result = CUDA_ERROR_STREAM_CAPTURE_UNMATCHED;
+    } else if (capture->mode != CU_STREAM_CAPTURE_MODE_RELAXED && capture->tid != hl_sys_gettid()) {
+        result = CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD;
+    } else {
+        struct graph *graph = capture->graph;
+        if (hl_graph_end(stream->line, &graph->recipe->launches))
+            capture->lost = true;
+        if (capture->lost || !handle) {
+            result = capture->lost ? CUDA_ERROR_STREAM_CAPTURE_INVALIDATED : CUDA_ERROR_INVALID_VALUE;
+            recipe_drop(graph->recipe);
+            hl_slab_give(&graphs, graph);
+        } else {
+            *handle = (CUgraph)graph;
+        }
+        capture->id = 0;
+        capturing--;
+    }
+    pthread_mutex_unlock(&lock);
+    return result;
+}
+
+HL_EXPORT CUstreamCaptureStatus hl_graph_capture_status(hl_bridge_stream *stream)
+{
+    CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
+
+    if (!capturing || !hl_graph_capturing(stream->line))
+        return status;
+    pthread_mutex_lock(&lock);
+    struct capture *capture = capture_of(stream);
+    if (capture)
+        status = capture->lost ? CU_STREAM_CAPTURE_STATUS_INVALIDATED : CU_STREAM_CAPTURE_STATUS_ACTIVE;
+    pthread_mutex_unlock(&lock);
+    return status;
+}
+
+HL_EXPORT void hl_graph_capture_info(hl_bridge_stream *stream, cuuint64_t *id, CUgraph *graph)
+{
+    pthread_mutex_lock(&lock);
+    struct capture *capture = capturing ? capture_of(stream) : NULL;
+    if (id)
+        *id = capture ? capture->id : 0;
+    if (graph)
+        *graph = capture ? (CUgraph)capture->graph : NULL;
+    pthread_mutex_unlock(&lock);
+}
+
+HL_EXPORT CUresult hl_graph_exchange_mode(CUstreamCaptureMode *mode)
+{
+    CUstreamCaptureMode before = thread_mode;
+
+    if (!mode || (unsigned)*mode > CU_STREAM_CAPTURE_MODE_RELAXED)
+        return CUDA_ERROR_INVALID_VALUE;
+    thread_mode = *mode;
+    *mode = before;
+    return CUDA_SUCCESS;
+}
+
+HL_EXPORT CUresult hl_graph_create(CUgraph *handle)
+{
+    struct graph *graph = handle ? hl_slab_take(&graphs) : NULL;
+
+    if (!handle)
+        return CUDA_ERROR_INVALID_VALUE;
+    if (graph)
+        graph->recipe = recipe_new();
+    if (!graph || !graph->recipe)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    *handle = (CUgraph)graph;
+    return CUDA_SUCCESS;
+}
+
+static CUresult destroy(hl_slab *slab, void *handle)
+{
+    struct graph *graph = handle;
+
+    if (!hl_slab_owns(slab, handle))
+        return CUDA_ERROR_INVALID_VALUE;
+    recipe_drop(graph->recipe);
+    hl_slab_give(slab, graph);
+    return CUDA_SUCCESS;
+}
+
+HL_EXPORT CUresult hl_graph_destroy(CUgraph graph) { return destroy(&graphs, graph); }
+
+HL_EXPORT CUresult hl_graph_exec_destroy(CUgraphExec exec) { return destroy(&execs, exec); }
+
+HL_EXPORT CUresult hl_graph_instantiate(CUgraph handle, CUgraphExec *exec)
+{
+    struct graph *graph = (struct graph *)handle, *made;
+
+    if (!exec || !hl_slab_owns(&graphs, handle))
+        return CUDA_ERROR_INVALID_VALUE;
+    made = hl_slab_take(&execs);
+    if (!made)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    graph->recipe->users++;
+    made->recipe = graph->recipe;
+    *exec = (CUgraphExec)made;
+    return CUDA_SUCCESS;
+}
+
+HL_EXPORT CUresult hl_graph_exec_update(CUgraphExec handle, CUgraph from)
+{
+    struct graph *exec = (struct graph *)handle, *graph = (struct graph *)from;
+
+    if (!hl_slab_owns(&execs, handle) || !hl_slab_owns(&graphs, from))
+        return CUDA_ERROR_INVALID_VALUE;
+    graph->recipe->users++;
+    recipe_drop(exec->recipe);
+    exec->recipe = graph->recipe;
+    return CUDA_SUCCESS;
+}
+
+HL_EXPORT CUresult hl_graph_exec_valid(CUgraphExec exec)
+{
+    return hl_slab_owns(&execs, exec) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+}
+
+HL_EXPORT CUresult hl_graph_exec_launch(CUgraphExec handle, hl_bridge_stream *stream)
+{
+    struct graph *exec = (struct graph *)handle;
+
+    if (!hl_slab_owns(&execs, handle))
+        return CUDA_ERROR_INVALID_VALUE;
+    if (exec->recipe->launches)
+        hl_graph_launch(exec->recipe->launches, stream->line);
+    for (uint32_t i = 0; i < exec->recipe->effects_count; i++)
+        hl_graph_effect(stream, &exec->recipe->effects[i]);
+    return CUDA_SUCCESS;
+}
+
+HL_EXPORT CUresult hl_graph_count(CUgraph handle, size_t *nodes)
+{
+    struct graph *graph = (struct graph *)handle;
+
+    if (!nodes || !hl_slab_owns(&graphs, handle))
+        return CUDA_ERROR_INVALID_VALUE;
+    *nodes = graph->recipe->launches ? hl_graph_nodes(graph->recipe->launches) : 0;
+    return CUDA_SUCCESS;
+}
+
+HL_EXPORT CUresult hl_graph_list(CUgraph handle, CUgraphNode *nodes, size_t *count)
+{
+    size_t have, room = count ? *count : 0;
+    CUresult result = hl_graph_count(handle, &have);
+
+    if (result || !count)
+        return result ? result : CUDA_ERROR_INVALID_VALUE;
+    for (size_t i = 0; nodes && i < room; i++)
+        nodes[i] = i < have ? (CUgraphNode)((char *)handle + i + 1) : NULL; /* a name, never followed */
+    *count = !nodes || room > have ? have : room;
+    return CUDA_SUCCESS;
+}

@@ -1,0 +1,37 @@
+/* Virtual memory management (cuMem*) and stream-ordered pools, over the ledger.
+ *
+ * An address range is reserved with lazily backed pages, physical memory is only counted, and mapping joins the two in
+ * the books. What is not modelled: one physical allocation mapped at two addresses (no engine's control data does it),
+ * and sharing with other processes, which is unsupported. */
+#ifndef HL_BRIDGE_VIRTUAL_H
+#define HL_BRIDGE_VIRTUAL_H
+
+#include <cuda.h>
+#include <stddef.h>
+
+#include "bridge/stream.h"
+
+CUresult hl_virtual_granularity(const CUmemAllocationProp *prop, size_t *granularity_bytes);
+CUresult hl_virtual_create(size_t size_bytes, const CUmemAllocationProp *prop, CUmemGenericAllocationHandle *handle);
+CUresult hl_virtual_release(CUmemGenericAllocationHandle handle);
+CUresult hl_virtual_reserve(size_t size_bytes, CUdeviceptr *pointer);
+CUresult hl_virtual_unreserve(CUdeviceptr pointer, size_t size_bytes);
+CUresult hl_virtual_map(CUdeviceptr pointer, size_t size_bytes, size_t offset_bytes, CUmemGenericAllocationHandle handle);
+CUresult hl_virtual_unmap(CUdeviceptr pointer, size_t size_bytes);
+/* The handle mapped at an address, with one more reference. */
+CUresult hl_virtual_retain(CUdeviceptr pointer, CUmemGenericAllocationHandle *handle);
+CUresult hl_virtual_properties(CUmemGenericAllocationHandle handle, CUmemAllocationProp *prop);
+
+CUresult hl_pool_default(int ordinal, CUmemoryPool *pool);
+CUresult hl_pool_current(int ordinal, CUmemoryPool *pool);
+CUresult hl_pool_set_current(int ordinal, CUmemoryPool pool);
+CUresult hl_pool_create(int ordinal, CUmemoryPool *pool);
+CUresult hl_pool_destroy(CUmemoryPool pool);
+/* pool NULL: the device's current one. */
+CUresult hl_pool_allocate(CUmemoryPool pool, size_t size_bytes, hl_bridge_stream *stream, void **pointer);
+CUresult hl_pool_free(void *pointer, hl_bridge_stream *stream);
+CUresult hl_pool_get(CUmemoryPool pool, CUmemPool_attribute attribute, void *value);
+CUresult hl_pool_set(CUmemoryPool pool, CUmemPool_attribute attribute, const void *value);
+CUresult hl_pool_valid(CUmemoryPool pool);
+
+#endif

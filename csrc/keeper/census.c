@@ -1,0 +1,266 @@
+/* Which processes and threads belong to the run: every descendant of the launcher except the exempt ones, and every
+ * process that registered in the page.
+ *
+ * Why not registration alone: a child is invisible between fork and its own registration, and gcc starts cc1 by a vfork +
+ * exec that no wrapper sees; prototypes lost 255 ms to 2,760 virtual seconds there. The kernel knows all of them. A member that
+ * has not registered (yet, or ever) is external: it lives on real time, and no jump is made while it lives.
+ *
+ * A census is stale when the kernel gave out a new pid (process or thread) anywhere, a leader's thread count changed, or a
+ * registered process became another program (its stack start moved: exec). */
+#include "keeper.h"
+
+#include <ctype.h>
+#include <dirent.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define SCAN_MAX 32768
+
+typedef struct scanned {
+    int32_t pid, parent, threads;
+    char state;
+    uint64_t start_stack;
+    bool ours;
+} scanned;
+
+static scanned table[SCAN_MAX];
+
+static bool read_process(int32_t pid, scanned *out)
+{
+    char path[64], text[1024];
+    snprintf(path, sizeof path, "/proc/%d/stat", pid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    ssize_t count = read(fd, text, sizeof text - 1);
+    close(fd);
+    if (count <= 0)
+        return false;
+    text[count] = 0;
+    char *at = strrchr(text, ')');
+    if (!at)
+        return false;
+    unsigned long long start_stack = 0;
+    long threads = 0;
+    int parent = 0;
+    char state = '?';
+    /* after the name: state 3, ppid 4, ..., num_threads 20, ..., startstack 28 */
+    if (sscanf(at + 1, " %c %d", &state, &parent) != 2)
+        return false;
+    char *p = at + 1;
+    for (int field = 3; p && field <= 28; field++) {
+        while (*p == ' ')
+            p++;
+        if (field == 20)
+            threads = strtol(p, NULL, 10);
+        if (field == 28)
+            start_stack = strtoull(p, NULL, 10);
+        p = strchr(p, ' ');
+    }
+    *out = (scanned){.pid = pid, .parent = parent, .threads = (int32_t)threads, .state = state, .start_stack = start_stack};
+    return true;
+}
+
+/* A leader that exited while other threads live is a zombie too, but has more than one task. */
+static bool is_dead(const scanned *process)
+{
+    return (process->state == 'Z' || process->state == 'X') && process->threads <= 1;
+}
+
+static bool is_exempt(const hl_page *page, int32_t pid)
+{
+    for (int i = 0; i < HL_EXEMPT_MAX; i++)
+        if (atomic_load(&page->exempt[i]) == pid)
+            return true;
+    return false;
+}
+
+static hl_process *registered(hl_page *page, int32_t pid)
+{
+    for (int i = 0; i < HL_PROCESSES_MAX; i++)
+        if (atomic_load(&page->processes[i].pid) == pid)
+            return &page->processes[i];
+    return NULL;
+}
+
+static int scan(keeper *k)
+{
+    int count = 0;
+    DIR *directory = opendir("/proc");
+    if (!directory)
+        return 0;
+    for (struct dirent *entry; (entry = readdir(directory)) && count < SCAN_MAX;)
+        if (isdigit((unsigned char)entry->d_name[0]) && read_process(atoi(entry->d_name), &table[count]))
+            count++;
+    closedir(directory);
+    for (bool changed = true; changed;) {
+        changed = false;
+        for (int i = 0; i < count; i++) {
+            if (table[i].ours || table[i].pid == k->page->launcher_pid || is_exempt(k->page, table[i].pid))
+                continue;
+            bool child = table[i].parent == k->page->launcher_pid || registered(k->page, table[i].pid);
+            for (int j = 0; !child && j < count; j++)
+                child = table[j].ours && table[j].pid == table[i].parent;
+            if (child)
+                table[i].ours = changed = true;
+        }
+    }
+    return count;
+}
+
+static void add_thread(keeper *k, int32_t pid, int32_t tid, int32_t member)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/task/%d/stat", pid, tid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return; /* gone meanwhile */
+    if (k->thread_count == KEEPER_THREADS_MAX) {
+        fprintf(stderr, "hyperlapse: the run has more than %d threads; cap thread pools\n", KEEPER_THREADS_MAX);
+        abort();
+    }
+    k->threads[k->thread_count++] = (keeper_thread){.pid = pid, .tid = tid, .stat_fd = fd, .member = member};
+}
+
+static void add_process(keeper *k, const scanned *process, int32_t member)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/task", process->pid);
+    DIR *directory = opendir(path);
+    int threads = 0;
+    if (directory) {
+        for (struct dirent *entry; (entry = readdir(directory));)
+            if (isdigit((unsigned char)entry->d_name[0])) {
+                int32_t tid = atoi(entry->d_name);
+                add_thread(k, process->pid, tid, tid == process->pid ? member : -1);
+                threads++;
+            }
+        closedir(directory);
+    }
+    k->members[member].threads = threads;
+}
+
+/* Loopback packets that a loaded CPU leaves to ksoftirqd are messages in flight. Invisible inside containers. */
+static void add_softirq_threads(keeper *k, int count)
+{
+    for (int i = 0; i < count; i++) {
+        char path[64], name[32] = "";
+        if (table[i].parent != 2)
+            continue;
+        snprintf(path, sizeof path, "/proc/%d/comm", table[i].pid);
+        int fd = open(path, O_RDONLY | O_CLOEXEC);
+        if (fd < 0)
+            continue;
+        if (read(fd, name, sizeof name - 1) > 0 && !strncmp(name, "ksoftirqd/", 10))
+            add_thread(k, table[i].pid, table[i].pid, -2);
+        close(fd);
+    }
+}
+
+static void forget_process(hl_page *page, hl_process *process, int32_t pid)
+{
+    for (int i = 0; i < atomic_load(&page->slots_used); i++) {
+        hl_slot *slot = &page->slots[i];
+        if (atomic_load(&slot->pid) != pid)
+            continue;
+        atomic_store(&slot->deadline_ns, HL_NEVER_NS);
+        if (atomic_exchange(&slot->state, HL_SLOT_BLOCKED) == HL_SLOT_RUNNING)
+            atomic_fetch_sub(&page->running, 1);
+        atomic_store(&slot->tid, 0);
+        atomic_store(&slot->pid, 0);
+    }
+    atomic_store(&process->holds, 0);
+    atomic_store(&process->start_stack, 0);
+    atomic_store(&process->pid, 0);
+}
+
+/* Slots of threads that ended without a destructor (exec, raw exit) would hold a deadline for ever. */
+static void forget_dead_threads(keeper *k)
+{
+    hl_page *page = k->page;
+    for (int i = 0; i < atomic_load(&page->slots_used); i++) {
+        hl_slot *slot = &page->slots[i];
+        int32_t pid = atomic_load(&slot->pid), tid = atomic_load(&slot->tid);
+        if (!pid || !tid)
+            continue;
+        bool alive = false;
+        for (int j = 0; !alive && j < k->thread_count; j++)
+            alive = k->threads[j].tid == tid && k->threads[j].pid == pid;
+        /* Not in the census: it ended, or it was made since. */
+        char path[64];
+        snprintf(path, sizeof path, "/proc/%d/task/%d", pid, tid);
+        alive = alive || access(path, F_OK) == 0;
+        if (alive)
+            continue;
+        atomic_store(&slot->deadline_ns, HL_NEVER_NS);
+        if (atomic_exchange(&slot->state, HL_SLOT_BLOCKED) == HL_SLOT_RUNNING)
+            atomic_fetch_sub(&page->running, 1);
+        atomic_store(&slot->tid, 0);
+        atomic_store(&slot->pid, 0);
+    }
+}
+
+uint32_t keeper_newest_pid(const keeper *k)
+{
+    char text[128];
+    ssize_t count = pread(k->loadavg_fd, text, sizeof text - 1, 0);
+    if (count <= 0)
+        return 0;
+    text[count] = 0;
+    char *last = strrchr(text, ' ');
+    return last ? (uint32_t)strtoul(last + 1, NULL, 10) : 0;
+}
+
+void keeper_census(keeper *k)
+{
+    hl_page *page = k->page;
+    if (!k->census_stale && keeper_newest_pid(k) == k->newest_pid)
+        return;
+    atomic_fetch_add(&page->enumerations, 1);
+    k->newest_pid = keeper_newest_pid(k); /* before the scan: what is made during it makes the census stale again */
+    for (int i = 0; i < k->thread_count; i++)
+        close(k->threads[i].stat_fd);
+    k->thread_count = k->member_count = k->external_count = 0;
+    int count = scan(k);
+    add_softirq_threads(k, count);
+    for (int i = 0; i < HL_PROCESSES_MAX; i++) {
+        int32_t pid = atomic_load(&page->processes[i].pid);
+        bool alive = !pid;
+        for (int j = 0; !alive && j < count; j++)
+            alive = table[j].pid == pid && !is_dead(&table[j]);
+        /* Not in the scan: it ended, or it registered since. Only a look of its own can tell. */
+        scanned now;
+        if (!alive)
+            alive = read_process(pid, &now) && !is_dead(&now);
+        if (!alive)
+            forget_process(page, &page->processes[i], pid);
+    }
+    int32_t external_pid = 0;
+    for (int i = 0; i < count && k->member_count < HL_PROCESSES_MAX; i++) {
+        const scanned *process = &table[i];
+        if (!process->ours || is_dead(process))
+            continue;
+        hl_process *entry = registered(page, process->pid);
+        uint64_t start_stack = entry ? atomic_load(&entry->start_stack) : 0;
+        bool external = !entry || (start_stack && process->start_stack && start_stack != process->start_stack);
+        int32_t member = k->member_count++;
+        k->members[member] =
+            (keeper_member){.pid = process->pid, .start_stack = process->start_stack, .external = external};
+        add_process(k, process, member);
+        if (external) {
+            k->external_count++;
+            external_pid = process->pid;
+        }
+    }
+    for (int i = 0; i < count; i++)
+        table[i].ours = false;
+    forget_dead_threads(k);
+    atomic_store(&page->external_processes, (uint32_t)k->external_count);
+    atomic_store(&page->external_pid, external_pid);
+    atomic_store(&page->threads, (uint32_t)k->thread_count);
+    if (atomic_load(&page->threads_max) < (uint32_t)k->thread_count)
+        atomic_store(&page->threads_max, (uint32_t)k->thread_count);
+    k->census_stale = false;
+}

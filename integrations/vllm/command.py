@@ -1,0 +1,141 @@
+"""The command line and environment of `vllm serve` on virtual GPUs.
+
+Why: what a GPU-free host needs is said in vLLM's own flags and environment variables, so that the server that runs is
+the stock one and anyone can read in its log what differs. A flag that the user gave is never overridden.
+
+It must never import vLLM: the launcher has none. Setting the worker class from the plugin was rejected: no plugin of
+the API server sees the configuration before vLLM resolves it.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+
+TESTED_VERSIONS = ("0.23.0",)
+
+WORKERS = {
+    "kernel": "hyperlapse.integrations.vllm.kernel_worker.KernelWorker",
+    "step": "hyperlapse.integrations.vllm.step_worker.StepWorker",
+}
+MIDDLEWARE = "hyperlapse.integrations.vllm.middleware.ChargeHostTime"
+
+ENVIRONMENT = {
+    # no network at run time, whatever the model's name looks like
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_DO_NOT_TRACK": "1",
+    # one tokenizer thread: each thread costs microseconds at every jump of the clock
+    "TOKENIZERS_PARALLELISM": "false",
+    # stock default of `vllm serve`, said here so that a user's environment cannot make the engine fork after CUDA
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ServeCommand:
+    """argv: the command; environment: what is set over the caller's; detail: kernel or step."""
+
+    argv: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
+    detail: str = ""
+
+
+def installed_version() -> str | None:
+    """VLLM's version in this environment, without importing it; None when it is not installed."""
+    try:
+        return metadata.version("vllm")
+    except metadata.PackageNotFoundError:
+        return None
+
+
+@functools.cache
+def check_version() -> str:
+    """The engine's version. Raises RuntimeError without one; warns once for a version that was never tested."""
+    version = installed_version()
+    if version is None:
+        raise RuntimeError("vLLM is not installed in this environment: pip install 'hyperlapse[vllm]'")
+    if version.partition("+")[0] not in TESTED_VERSIONS:
+        warnings.warn(
+            f"vLLM {version} was never tested with this version of Hyperlapse (tested: {', '.join(TESTED_VERSIONS)}): "
+            "do not trust the results before you have compared block counts and latencies of both details",
+            stacklevel=2,
+        )
+    return version
+
+
+def serve_args(
+    model_directory: Path | str,
+    detail: str,
+    *,
+    executable: Sequence[str] = ("vllm",),
+    served_model_name: str | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    tensor_parallel_size: int = 1,
+    extra: Sequence[str] = (),
+) -> ServeCommand:
+    """`vllm serve` for this model at this detail. executable: how to start vLLM's command line, e.g. the path of the
+    engine environment's `vllm`; extra: flags of the user, which win over ours.
+    """
+    argv = [*executable, "serve", str(model_directory), "--host", host, "--port", str(port)]
+    if served_model_name is not None and not _has(extra, "--served-model-name"):
+        argv += ["--served-model-name", served_model_name]
+    if tensor_parallel_size != 1 and not _has(extra, "--tensor-parallel-size", "-tp"):
+        argv += ["--tensor-parallel-size", str(tensor_parallel_size)]
+    return adapt_command([*argv, *extra], detail)
+
+
+def adapt_command(argv: Sequence[str], detail: str) -> ServeCommand:
+    """The same command with the worker of this detail and the defaults of a GPU-free host, when it is `vllm serve`;
+    any other command unchanged. Raises ValueError for an unknown detail.
+    """
+    if detail not in WORKERS:
+        raise ValueError(f"unknown detail {detail!r}: choose one of {', '.join(WORKERS)}")
+    given = list(argv)
+    flags = _serve_flags(given)
+    if flags is None:
+        return ServeCommand(given)
+    added: list[str] = []
+    if not _has(flags, "--worker-cls"):
+        added += ["--worker-cls", WORKERS[detail]]
+    if not _has(flags, "--load-format"):
+        added += ["--load-format", "dummy"]
+    if not _has(flags, "--max-logprobs"):
+        # log-probabilities need real logits: vLLM itself then refuses such a request and serves on
+        added += ["--max-logprobs", "0"]
+    added += ["--middleware", MIDDLEWARE]
+    return ServeCommand([*given, *added], dict(ENVIRONMENT), detail)
+
+
+def _serve_flags(argv: Sequence[str]) -> Sequence[str] | None:
+    """What follows `vllm serve` or one of its other names; None for any other program.
+
+    Known: `vllm serve`, `python vllm serve`, `python -m vllm.entrypoints.cli.main serve`, `python -m
+    vllm.entrypoints.openai.api_server`, each also behind `env NAME=VALUE`.
+    """
+    words = list(argv)
+    if words and Path(words[0]).name == "env":
+        words = words[1:]
+        while words and ("=" in words[0] or words[0].startswith("-")):
+            words = words[1:]
+    if words and Path(words[0]).name.startswith("python"):
+        words = words[1:]
+        if words[:2] == ["-m", "vllm.entrypoints.openai.api_server"]:
+            return words[2:]
+        if words[:2] == ["-m", "vllm.entrypoints.cli.main"]:
+            words = ["vllm", *words[2:]]
+    if len(words) > 1 and Path(words[0]).name == "vllm" and words[1] == "serve":
+        return words[2:]
+    return None
+
+
+def _has(flags: Sequence[str], *names: str) -> bool:
+    """VLLM takes --load-format, --load_format and --load-format=dummy alike."""
+    wanted = {name.replace("_", "-") for name in names}
+    return any(flag.partition("=")[0].replace("_", "-") in wanted for flag in flags)

@@ -1,0 +1,134 @@
+"""The worker of `detail=kernel`: the stock GPU worker, told apart in two places.
+
+Why: every launch of the real forward pass is intercepted and priced by the shim, but an attention kernel's price
+depends on the batch, which no launch carries, and the sampler's result decides what the engine does next, though no
+sampler runs. So this worker (a) annotates the launches of a step with its batch composition, padded size and graph mode
+from the engine's own dispatcher, and (b) gives the sampled ids and their counts the values that a sampler could have
+written: one valid id a sequence, none for an unfinished prefill chunk.
+
+It must never skip or reorder anything the stock worker does. Writing into the device buffers from a hook inside the
+model runner was rejected: wrapping the result that the worker returns needs no knowledge of the runner but the two host
+arrays of its AsyncOutput (vllm/v1/worker/gpu/async_utils.py, 0.23.0).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hyperlapse.integrations.vllm.command import check_version
+from hyperlapse.integrations.vllm.composition import Step
+from hyperlapse.integrations.vllm.dispatch import graph_name
+from hyperlapse.integrations.vllm.flashinfer_modules import install as install_flashinfer_modules
+from hyperlapse.integrations.vllm.host_time import HostTime, charger
+from hyperlapse.integrations.vllm.profile import ensure_profile, is_profiling
+from hyperlapse.integrations.vllm.worker_common import (
+    device_facts,
+    refuse_unsupported,
+    sequences_of,
+    tell_run,
+    virtual_device,
+)
+from vllm.v1.outputs import AsyncModelRunnerOutput
+from vllm.v1.worker.gpu.async_utils import AsyncOutput
+from vllm.v1.worker.gpu.cudagraph_utils import get_uniform_token_count
+from vllm.v1.worker.gpu_worker import Worker
+
+
+class SampledOutput(AsyncModelRunnerOutput):  # type: ignore[misc]  # vLLM is not installed where mypy runs
+    """The stock runner's output with the values that its sampler kernels would have written."""
+
+    def __init__(self, output: Any, rows: list[list[int]]) -> None:
+        self._output = output
+        self._rows = rows
+
+    def get_output(self) -> Any:
+        output, rows = self._output, self._rows
+        output.copy_event.synchronize()  # the copies are done: what is written now stays
+        for row, ids in enumerate(rows):
+            output.num_sampled_tokens_np[row] = len(ids)
+            output.sampled_token_ids[row, : len(ids)] = ids
+        return output.get_output()
+
+
+class KernelWorker(Worker):  # type: ignore[misc]  # vLLM is not installed where mypy runs
+    """The stock worker on a virtual device. One per virtual device."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        check_version()
+        if not self.use_v2_model_runner:
+            raise NotImplementedError(
+                "this model or flag set runs on vLLM's model runner V1, which the integration does not know yet"
+            )
+        install_flashinfer_modules()
+        self._charge_step = charger(HostTime.load().engine_step_ns)
+        self._sequences = sequences_of(self.vllm_config)
+        self._pending: Step | None = None
+        self._warming_up = False
+        from hyperlapse.shim._core import core
+
+        binding = core()
+        self._lib: Any = binding.lib
+        self._null: Any = binding.ffi.NULL
+
+    def init_device(self) -> None:
+        if not is_profiling():
+            # before this process takes any device memory: the profiling process must see an empty device
+            profile, cached = ensure_profile(self.vllm_config, device_facts(virtual_device(self.local_rank)))
+            tell_run(
+                {
+                    "kind": "worker",
+                    "detail": "kernel",
+                    "profile": "cached" if cached else "profiled",
+                    "profile_key": profile.key,
+                    "available_bytes": profile.available_bytes,
+                }
+            )
+        super().init_device()
+
+    def compile_or_warm_up_model(self) -> Any:
+        self._warming_up = True
+        try:
+            return super().compile_or_warm_up_model()
+        finally:
+            self._warming_up = False
+
+    def execute_model(self, scheduler_output: Any) -> Any:
+        if not self._warming_up:  # warm-up requests exercise log-probabilities, whose values nobody reads
+            for request in scheduler_output.scheduled_new_reqs:
+                refuse_unsupported(request)
+        self._sequences.update(scheduler_output)
+        if scheduler_output.total_num_scheduled_tokens == 0:
+            return super().execute_model(scheduler_output)
+        step = self._sequences.compose(scheduler_output)
+        if self._charge_step is not None and not self._warming_up:
+            self._charge_step()
+        self._annotate(step, scheduler_output.total_num_scheduled_tokens)
+        self._pending = step
+        return super().execute_model(scheduler_output)
+
+    def sample_tokens(self, grammar_output: Any) -> Any:
+        step, self._pending = self._pending, None
+        try:
+            output = super().sample_tokens(grammar_output)
+        finally:
+            self._lib.hl_annotate(self._null, 0, 0)
+        if output is None or step is None:
+            return output
+        rows = self._sequences.sampled(step)
+        if isinstance(output, AsyncOutput):
+            return SampledOutput(output, rows)
+        output.sampled_token_ids = rows
+        return output
+
+    def _annotate(self, step: Step, tokens: int) -> None:
+        """Asks the engine's dispatcher what the model runner will ask it next (it has no state that this changes)."""
+        manager = self.model_runner.cudagraph_manager
+        rows = len(step.new)
+        graph, padded = "none", tokens
+        if manager is not None:
+            desc = manager.dispatch(rows, tokens, get_uniform_token_count(rows, tokens, step.new[-1]))
+            graph, padded = graph_name(desc.cg_mode), desc.num_tokens
+        text = step.text(graph, padded)
+        if self._lib.hl_annotate(text, len(text), padded) != 0:
+            raise RuntimeError(f"the batch composition does not fit the annotation: {len(text)} bytes for one step")

@@ -1,0 +1,177 @@
+"""The worker of `detail=step`: one launch a step, priced from the batch composition, and no model.
+
+Why: nine tenths of the engine's time go into Python that launches kernels which do not exist. This worker answers the
+engine as the stock one does, with the same output types at the same calls, and puts one launch on a stream instead of
+a forward pass. Scheduler, KV-cache manager, engine loop and output path stay the engine's.
+
+It must never import a model, an attention backend or Triton, nor touch CUDA or torch.distributed: they cost seconds of
+start-up, and each of their threads costs microseconds at every jump of the clock. What the real worker would have found
+out (KV-cache specs, available memory, block size, CUDA graphs) comes from a profile that the real worker made.
+
+Follows vllm/v1/worker/gpu_worker.py and gpu/model_runner.py of 0.23.0: `execute_model` returns None, `sample_tokens`
+returns an AsyncModelRunnerOutput whose `get_output` waits for the device (or the result itself without async
+scheduling).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hyperlapse.integrations.vllm.command import check_version
+from hyperlapse.integrations.vllm.composition import Step, UnsupportedRequestError
+from hyperlapse.integrations.vllm.host_time import HostTime, charger
+from hyperlapse.integrations.vllm.profile import EngineProfile, ensure_profile
+from hyperlapse.integrations.vllm.virtual import CoreTimeline, StepTimeline
+from hyperlapse.integrations.vllm.worker_common import (
+    device_facts,
+    model_key,
+    refuse_unsupported,
+    sequences_of,
+    tell_run,
+    virtual_device,
+)
+from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT, AsyncModelRunnerOutput, ModelRunnerOutput
+from vllm.v1.worker.worker_base import CompilationTimes, WorkerBase
+
+
+class StepOutput(AsyncModelRunnerOutput):  # type: ignore[misc]  # vLLM is not installed where mypy runs
+    """The result of a step that may still be running."""
+
+    def __init__(self, output: Any, timeline: StepTimeline, event: int) -> None:
+        self._output = output
+        self._timeline = timeline
+        self._event = event
+
+    def get_output(self) -> Any:
+        self._timeline.wait(self._event)
+        return self._output
+
+
+class StepWorker(WorkerBase):  # type: ignore[misc]  # vLLM is not installed where mypy runs
+    """A worker without a model. One per virtual device."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        check_version()
+        self._charge_step = charger(HostTime.load().engine_step_ns)
+        self._pending: tuple[Step, int] | None = None
+
+    # ----- start-up -----
+
+    def init_device(self) -> None:
+        self._refuse_configuration()
+        self._virtual_device = virtual_device(self.local_rank)
+        self._profile, cached = ensure_profile(self.vllm_config, device_facts(self._virtual_device))
+        self._tell_profile(self._profile, cached)
+
+    def load_model(self, *, load_dummy_weights: bool = False) -> None:  # noqa: ARG002 - vLLM's signature
+        cache = self.cache_config
+        if not cache.user_specified_block_size:
+            # the attention backend's choice; the executor asks the backends of loaded layers next, and there are none
+            cache.block_size = self._profile.block_size
+        self._graphs = self._profile.graph_table()
+        self._sequences = sequences_of(self.vllm_config)
+        self._timeline: StepTimeline = CoreTimeline(self._virtual_device, model_key(self.vllm_config))
+        self._async = bool(self.scheduler_config.async_scheduling)
+
+    def _refuse_configuration(self) -> None:
+        config = self.vllm_config
+        for asked, what in (
+            (not config.use_v2_model_runner, "this model or flag set runs on vLLM's model runner V1, which"),
+            (config.parallel_config.pipeline_parallel_size > 1, "pipeline parallelism"),
+            (config.speculative_config is not None, "speculative decoding"),
+            (config.lora_config is not None, "LoRA"),
+            (config.kv_transfer_config is not None, "a KV connector"),
+        ):
+            if asked:
+                raise NotImplementedError(f"{what} is not supported with --detail step yet: use --detail kernel")
+
+    def _tell_profile(self, profile: EngineProfile, cached: bool) -> None:
+        tell_run(
+            {
+                "kind": "worker",
+                "detail": "step",
+                "profile": "cached" if cached else "profiled",
+                "profile_key": profile.key,
+                "available_bytes": profile.available_bytes,
+                "weights_bytes": profile.weights_bytes,
+                "activation_bytes": profile.activation_bytes,
+                "other_bytes": profile.other_bytes,
+            }
+        )
+
+    def get_kv_cache_spec(self) -> dict[str, Any]:
+        return self._profile.kv_cache_specs()
+
+    def determine_available_memory(self) -> int:
+        return self._profile.available_bytes
+
+    def update_max_model_len(self, max_model_len: int) -> None:
+        self.model_config.max_model_len = max_model_len
+
+    def initialize_from_config(self, kv_cache_config: Any) -> None:
+        self.cache_config.num_gpu_blocks = kv_cache_config.num_blocks
+
+    def compile_or_warm_up_model(self) -> Any:
+        return CompilationTimes(language_model=0.0, encoder=0.0)
+
+    def get_supported_tasks(self) -> tuple[str, ...]:
+        return tuple(self._profile.tasks)
+
+    # ----- every step -----
+
+    def execute_model(self, scheduler_output: Any) -> Any:
+        for request in scheduler_output.scheduled_new_reqs:
+            refuse_unsupported(request)
+        sequences = self._sequences
+        sequences.update(scheduler_output)
+        if scheduler_output.total_num_scheduled_tokens == 0:
+            return EMPTY_MODEL_RUNNER_OUTPUT
+        step = sequences.compose(scheduler_output)
+        graph, tokens = self._graphs.dispatch(
+            len(step.new), scheduler_output.total_num_scheduled_tokens, step.uniform_tokens()
+        )
+        if self._charge_step is not None:
+            self._charge_step()
+        self._pending = step, self._timeline.launch(step.text(graph, tokens), tokens)
+        return None
+
+    def sample_tokens(self, grammar_output: Any) -> Any:
+        if self._pending is None:
+            return None  # as the stock runner: the engine then raises what execute_model failed with
+        if grammar_output is not None:
+            raise UnsupportedRequestError(
+                "structured output is not supported with --detail step yet: its grammar needs real logits"
+            )
+        step, event = self._pending
+        self._pending = None
+        output = ModelRunnerOutput(
+            req_ids=step.request_ids,
+            req_id_to_index={request_id: row for row, request_id in enumerate(step.request_ids)},
+            sampled_token_ids=self._sequences.sampled(step),
+        )
+        result = StepOutput(output, self._timeline, event)
+        return result if self._async else result.get_output()
+
+    def take_draft_token_ids(self) -> None:
+        return None
+
+    def execute_dummy_batch(self) -> None:
+        raise NotImplementedError("data parallelism is not supported with --detail step yet: use --detail kernel")
+
+    # ----- control -----
+
+    def check_health(self) -> None:
+        return None
+
+    def reset_mm_cache(self) -> None:
+        return None
+
+    def reset_encoder_cache(self) -> None:
+        return None
+
+    def get_kv_connector_handshake_metadata(self) -> None:
+        return None
+
+    def shutdown(self) -> None:
+        return None

@@ -1,0 +1,59 @@
+"""The step worker's stream on the virtual timeline.
+
+Why: one place that speaks to the core library, so that the worker is plain Python and its tests need no library.
+It must never wait except in `wait`: a launch returns at once, priced or not.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+_LAUNCH_STEP = 6  # HL_LAUNCH_STEP in csrc/core/price.h
+
+
+class StepTimeline(Protocol):
+    """Where a step worker puts its steps."""
+
+    def launch(self, text: bytes, tokens: int) -> int:
+        """Puts one step on the stream; the event that is recorded behind it."""
+
+    def wait(self, event: int) -> None:
+        """Returns at the virtual instant of the event, which is then no longer valid."""
+
+
+class CoreTimeline:
+    """A stream of the core library's timeline. device: the virtual device's ordinal in the run; model_key: the name
+    under which the predictor finds the model.
+    """
+
+    def __init__(self, device: int, model_key: str) -> None:
+        from hyperlapse.shim._core import core
+
+        binding = core()
+        self._lib: Any = binding.lib
+        self._ffi: Any = binding.ffi
+        self._stream = self._lib.hl_timeline_stream_create(device, True)
+        if not self._stream:
+            raise RuntimeError(f"no stream left on virtual device {device}, or no such device in this run")
+        self._name = self._ffi.new("char[]", model_key.encode())  # the core keeps the pointer: it lives with us
+        self._step = self._ffi.new("hl_launch *")
+        self._step.kind = _LAUNCH_STEP
+        self._step.device = device
+        self._step.name = self._name
+        self._free: list[int] = []
+
+    def launch(self, text: bytes, tokens: int) -> int:
+        lib = self._lib
+        if lib.hl_annotate(text, len(text), tokens) != 0:
+            raise RuntimeError(f"the batch composition does not fit the annotation: {len(text)} bytes for one step")
+        lib.hl_timeline_launch(self._stream, self._step)
+        lib.hl_annotate(self._ffi.NULL, 0, 0)
+        event: int = self._free.pop() if self._free else lib.hl_timeline_event_create()
+        if not event:
+            raise RuntimeError("no event left in the shared segment")
+        lib.hl_timeline_record(event, self._stream)
+        return event
+
+    def wait(self, event: int) -> None:
+        self._lib.hl_timeline_event_wait(event)
+        self._free.append(event)

@@ -1,0 +1,90 @@
+"""What both workers share: who they are on the virtual devices, and what they tell the run about themselves."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from hyperlapse.integrations.vllm.composition import Sequences, TokenRange
+
+
+def virtual_device(local_rank: int) -> int:
+    """The run's ordinal of this worker's device: CUDA_VISIBLE_DEVICES renumbers what the engine sees."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    ordinals = [part.strip() for part in visible.split(",") if part.strip()]
+    if not ordinals:
+        return local_rank
+    if local_rank >= len(ordinals) or not ordinals[local_rank].isdigit():
+        raise ValueError(
+            f"CUDA_VISIBLE_DEVICES={visible} names no device for local rank {local_rank} (only ordinals are supported)"
+        )
+    return int(ordinals[local_rank])
+
+
+def device_facts(device: int) -> bytes:
+    """The facts of a virtual device, as bytes: part of a profile's key. Raises RuntimeError outside a run."""
+    from hyperlapse.shim._core import core
+
+    binding = core()
+    facts = binding.lib.hl_device_facts_of(device)
+    if not facts:
+        raise RuntimeError(
+            f"there is no virtual device {device}: start the server through `hyperlapse run` or `hyperlapse bench`"
+        )
+    return bytes(binding.ffi.buffer(facts, binding.ffi.sizeof("hl_device_facts")))
+
+
+def model_key(vllm_config: Any) -> str:
+    """The name under which the predictor finds the model of a step."""
+    import vllm
+
+    model, cache = vllm_config.model_config, vllm_config.cache_config
+    config = Path(model.model, "config.json").resolve()
+    dtype = str(model.dtype).removeprefix("torch.")
+    return (
+        f"{config}|tp={vllm_config.parallel_config.tensor_parallel_size}|dtype={dtype}|kv={cache.cache_dtype}"
+        f"|block={cache.block_size}|engine=vllm-{vllm.__version__}"
+    )
+
+
+def sequences_of(vllm_config: Any) -> Sequences:
+    """An empty book of requests for this model: made-up ids avoid its end-of-sequence ids."""
+    model = vllm_config.model_config
+    stops: set[int] = set()
+    generation = model.try_get_generation_config()
+    for source in (generation.get("eos_token_id"), getattr(model.hf_config, "eos_token_id", None)):
+        stops.update(source if isinstance(source, list) else [source] if isinstance(source, int) else [])
+    return Sequences(TokenRange.of_vocabulary(model.get_vocab_size(), stops))
+
+
+def refuse_unsupported(request: Any) -> None:
+    """Raises for a new request whose answer would hold values that nobody computed."""
+    from hyperlapse.integrations.vllm.composition import UnsupportedRequestError
+
+    params = request.sampling_params
+    if params is None:
+        raise UnsupportedRequestError("pooling requests are not supported on virtual GPUs yet")
+    if params.logprobs is not None or params.prompt_logprobs is not None:
+        raise UnsupportedRequestError(
+            f"request {request.req_id} asks for log-probabilities, which only a real GPU can compute: send requests "
+            "without logprobs, prompt_logprobs and echo"
+        )
+
+
+def tell_run(record: dict[str, Any]) -> None:
+    """Appends one line to this process's statistics file in the run directory; nothing outside a run.
+
+    Written at once and unbuffered: a line is in memory of the kernel before the call returns, so no signal can lose it.
+    """
+    directory = os.environ.get("HYPERLAPSE_RUN_DIR")
+    if not directory:
+        return
+    line = json.dumps({"t_ns": time.monotonic_ns(), "pid": os.getpid(), **record}, separators=(",", ":")) + "\n"
+    file = os.open(Path(directory, f"engine-{os.getpid()}.jsonl"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(file, line.encode())
+    finally:
+        os.close(file)

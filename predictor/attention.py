@@ -1,0 +1,312 @@
+"""Attention from measured uniform batches, and the rules that carry those over to the batches an engine really makes.
+
+Measured: `batch` sequences of one length, all prefill without context or all decode. Wanted: any mixture. The rules,
+each checked by `score` where the tables allow it:
+
+* decode between measured batch sizes: both neighbours with as many KV tokens in all (longer contexts for fewer
+  sequences), because those decide; with unequal contexts: the uniform batch of the same count and the mean context;
+* prefill between measured lengths: the ratio to fixed cost, bytes and operations is interpolated, not the latency; with
+  unequal lengths: each sequence's share of the uniform batch of its length;
+* prefill over past context: the measured prefill of the new tokens plus the rectangle `new x context`, at the rate of
+  the rectangle in measured prefills (a whole prompt less its two halves), over the waves of thread blocks it fills;
+  never less than decoding over that context;
+* prefill and decode in one step: FlashAttention 3 runs one kernel over both; its duration is taken as the sum of the
+  two parts less one kernel's floor. Overlap of decode's streaming with prefill's arithmetic would make it shorter.
+
+It must never return less than the KV bytes at the peak bandwidth or the operations at the peak rate. In the tables a KV
+cache below the L2 size is read again and again and partly comes from there; in a real step it would not.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass
+
+import numpy as np
+
+from hyperlapse.predictor.composition import BatchComposition
+from hyperlapse.predictor.database import AttentionTable, HeadConfig, KernelDatabase
+from hyperlapse.predictor.devices import DeviceSpec
+from hyperlapse.predictor.models import ModelConfig
+from hyperlapse.predictor.prediction import Coverage, Prediction, UnsupportedModelError
+
+# Median relative errors of `python -m hyperlapse.predictor.score`; extrapolated: the check of chunked against whole
+# prefill there, analytical is not used.
+DECODE_ERROR = {Coverage.MEASURED: 0.01, Coverage.INTERPOLATED: 0.02, Coverage.EXTRAPOLATED: 0.1}
+PREFILL_ERROR = {Coverage.MEASURED: 0.01, Coverage.INTERPOLATED: 0.03, Coverage.EXTRAPOLATED: 0.1}
+
+# Launches of one attention: FlashAttention 3 itself, and either the joining of splits or the reset of its tile counter.
+ATTENTION_LAUNCHES = 2
+
+_QUERY_TILE = 128  # rows of queries that a thread block of FlashAttention 3 takes (head_dim 128, Hopper)
+
+# Share of the peak that long prefills reach in the tables. Only a normalisation: it cancels at measured shapes.
+_PREFILL_EFFICIENCY = 0.6
+
+_LONG = 4096  # tokens from which a prompt's rectangle is long enough to be told from noise
+
+_CACHE_LIMIT = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """A complete (batch, length) grid; `measured` marks cells that a GPU filled."""
+
+    batch: list[int]
+    length: list[int]
+    latency_ns: list[list[float]]
+    measured: list[list[bool]]
+
+
+class AttentionModel:
+    """Attention of one layer of one model on one device."""
+
+    def __init__(self, database: KernelDatabase, model: ModelConfig, device: DeviceSpec) -> None:
+        wanted = HeadConfig(model.heads, model.kv_heads, model.head_dim, model.kv_dtype)
+        self._device = device
+        self._model = model
+        self._kv_bytes = 2 * model.kv_width * model.kv_dtype_bytes  # keys and values of one token
+        self._pair_operations = 4.0 * model.q_width  # one query against one key: two products of head_dim
+        config, decode_scale = _nearest(database.decode_configs(), wanted, decode=True)
+        self._exact = config == wanted
+        self._decode = _decode_grid(database.decode(config), self._kv_bytes / decode_scale, decode_scale)
+        config, prefill_scale = _nearest(database.prefill_configs(), wanted, decode=False)
+        self._exact = self._exact and config == wanted
+        self._prefill = _prefill_grid(database.prefill(config), prefill_scale)
+        self._floor_ns = min(self._prefill.latency_ns[0][0], self._decode.latency_ns[0][0])
+        self._rectangle_rate = self._measured_rectangle_rate()
+        self._cache: dict[tuple[float, ...], tuple[float, Coverage]] = {}
+
+    def predict(self, batch: BatchComposition) -> Prediction:
+        """The attention of one layer for a whole step."""
+        decodes, contexts, pairs = 0, 0, 0
+        prefills: list[tuple[int, int, int]] = []
+        uniform = True
+        for group in batch.groups:
+            if group.decodes:
+                uniform = uniform and (not decodes or group.context * decodes == contexts)
+                decodes += group.count
+                contexts += group.context * group.count
+            else:
+                prefills.append((group.new, group.context, group.count))
+                pairs += (group.new * group.context + group.new * (group.new + 1) // 2) * group.count
+        latency_ns, coverage, error = self._floor_ns, Coverage.MEASURED, 0.0
+        if decodes:
+            latency_ns, coverage = self.decode_ns(decodes, contexts / decodes)
+            if not uniform:
+                coverage = max(coverage, Coverage.INTERPOLATED)
+            error = DECODE_ERROR[coverage]
+        if prefills:
+            prefill_ns, prefill_coverage = self._prefill_ns(prefills)
+            latency_ns = latency_ns + prefill_ns - self._floor_ns if decodes else prefill_ns
+            coverage = max(coverage, prefill_coverage, Coverage.INTERPOLATED if decodes else Coverage.MEASURED)
+            error = max(error, PREFILL_ERROR[coverage])
+        if not self._exact:
+            coverage, error = Coverage.EXTRAPOLATED, DECODE_ERROR[Coverage.EXTRAPOLATED]
+        light_ns = self._device.light_ns(self._kv_bytes * contexts, self._pair_operations * pairs)
+        # The gaps after its launches are inside each measured figure; the step adds gaps itself.
+        latency_ns -= ATTENTION_LAUNCHES * self._device.graph_gap_ns
+        return Prediction(round(max(latency_ns, light_ns)), coverage, error)
+
+    def decode_ns(self, count: int, context: float) -> tuple[float, Coverage]:
+        """A uniform decode batch: latency as measured (one gap inside) and its coverage."""
+        key = (count, context)
+        found = self._cache.get(key)
+        if found is None:
+            if len(self._cache) >= _CACHE_LIMIT:
+                self._cache.clear()
+            found = self._cache[key] = self._decode_at(count, context)
+        return found
+
+    def prefill_ns(self, count: int, new: int) -> tuple[float, Coverage]:
+        """A uniform prefill batch without context: latency as measured (one gap inside) and its coverage."""
+        grid = self._prefill
+        first, second, share = _position(grid.batch, count)
+        low, high, weight = _position(grid.length, new, logarithmic=True)
+        coverage = Coverage.INTERPOLATED if share or weight else Coverage.MEASURED
+        if count > grid.batch[-1] or new > grid.length[-1]:
+            coverage = Coverage.EXTRAPOLATED
+        latency_ns = 0.0
+        for row, part in ((first, 1.0 - share), (second, share)):
+            if not part:
+                continue
+            ratio, bounds = 0.0, []
+            for column, other in ((low, 1.0 - weight), (high, weight)):
+                if other:
+                    plain_ns = self._plain_prefill_ns(grid.batch[row], grid.length[column])
+                    ratio += math.log(grid.latency_ns[row][column] / plain_ns) * other
+                    bounds.append(grid.latency_ns[row][column])
+                    if not grid.measured[row][column]:
+                        coverage = Coverage.EXTRAPOLATED
+            row_ns = math.exp(ratio) * self._plain_prefill_ns(grid.batch[row], new)
+            if new <= grid.length[-1]:  # more tokens never take less time than fewer
+                row_ns = min(max(row_ns, min(bounds)), max(bounds))
+            latency_ns += row_ns * part
+        return latency_ns * max(count / grid.batch[-1], 1.0), coverage
+
+    def _plain_prefill_ns(self, count: int, new: int) -> float:
+        """Fixed cost, bytes of queries, outputs, keys and values, and operations: what a latency is compared with."""
+        size_bytes = count * new * (2 * self._model.q_width * self._model.dtype_bytes + self._kv_bytes)
+        operations = self._pair_operations * count * new * (new + 1) / 2
+        return (
+            self._prefill.latency_ns[0][0]
+            + self._device.stream_ns(size_bytes)
+            + operations * 1e9 / (self._device.bf16_flops_per_s * _PREFILL_EFFICIENCY)
+        )
+
+    def _decode_at(self, count: int, context: float) -> tuple[float, Coverage]:
+        grid = self._decode
+        first, second, share = _position(grid.batch, count)
+        if not share:
+            latency_ns, coverage = self._decode_row(first, context)
+            if count > grid.batch[-1]:
+                latency_ns, coverage = latency_ns * count / grid.batch[-1], Coverage.EXTRAPOLATED
+            return latency_ns, coverage
+        latency_ns, coverage = 0.0, Coverage.INTERPOLATED
+        for row, part in ((first, 1.0 - share), (second, share)):
+            row_ns, row_coverage = self._decode_row(row, context * count / grid.batch[row])
+            latency_ns += row_ns * part
+            coverage = max(coverage, row_coverage)
+        return latency_ns, coverage
+
+    def _decode_row(self, row: int, context: float) -> tuple[float, Coverage]:
+        """A measured batch size over any context."""
+        grid = self._decode
+        low, high, weight = _position(grid.length, context)
+        latency = grid.latency_ns[row]
+        if context > grid.length[-1]:
+            more_bytes = (context - grid.length[-1]) * grid.batch[row] * self._kv_bytes
+            return latency[-1] + self._device.stream_ns(more_bytes), Coverage.EXTRAPOLATED
+        if not (grid.measured[row][low] and grid.measured[row][high]):
+            coverage = Coverage.EXTRAPOLATED
+        elif weight or context < grid.length[0]:  # below the shortest: a floor, not a trend
+            coverage = Coverage.INTERPOLATED
+        else:
+            coverage = Coverage.MEASURED
+        return latency[low] * (1.0 - weight) + latency[high] * weight, coverage
+
+    def _prefill_ns(self, prefills: list[tuple[int, int, int]]) -> tuple[float, Coverage]:
+        sequences = sum(count for _, _, count in prefills)
+        coverage = Coverage.MEASURED if len(prefills) == 1 else Coverage.INTERPOLATED
+        latency_ns, pairs, blocks, cached = 0.0, 0, 0, 0
+        for new, context, count in prefills:
+            share_ns, share_coverage = self.prefill_ns(sequences, new)
+            latency_ns += share_ns * count / sequences
+            coverage = max(coverage, share_coverage)
+            if context:
+                pairs += new * context * count
+                blocks += -(-new // _QUERY_TILE) * self._model.heads * count
+                cached += context * count
+        if pairs:
+            rectangle_ns = self._pair_operations * pairs * 1e9 / self._rectangle_rate
+            latency_ns += rectangle_ns / _occupancy(blocks, self._device.multiprocessors)
+            # However few the new tokens, the context has to be read as a decode would read it.
+            decode_ns, _ = self.decode_ns(sequences, cached / sequences)
+            latency_ns = max(latency_ns, decode_ns)
+            coverage = Coverage.EXTRAPOLATED
+        return latency_ns, coverage
+
+    def _measured_rectangle_rate(self) -> float:
+        """Operations per second of the rectangle `half x half` that a long prompt is more than its two halves."""
+        grid = self._prefill
+        rates = []
+        for row, batch in enumerate(grid.batch):
+            for column, length in enumerate(grid.length):
+                half = bisect_left(grid.length, length // 2)
+                if length < _LONG or grid.length[half] * 2 != length or not grid.measured[row][column]:
+                    continue
+                latency = grid.latency_ns[row]
+                rectangle_ns = latency[column] - 2 * latency[half] + grid.latency_ns[0][0]
+                rates.append(self._pair_operations * batch * (length // 2) ** 2 * 1e9 / rectangle_ns)
+        if not rates:
+            raise ValueError(f"a prefill attention table without lengths of {_LONG} and more")
+        return float(np.median(rates))
+
+
+def _occupancy(blocks: int, multiprocessors: int) -> float:
+    """Share of the multiprocessors that equal thread blocks keep busy over whole waves. Fewer blocks than
+    multiprocessors are split along the keys by FlashAttention 3.
+    """
+    if blocks < multiprocessors:
+        return blocks * (multiprocessors // blocks) / multiprocessors
+    waves = blocks / multiprocessors
+    return waves / math.ceil(waves)
+
+
+def _position(axis: list[int], value: float, *, logarithmic: bool = False) -> tuple[int, int, float]:
+    """Neighbours on an axis and the weight of the upper one; outside, the edge itself."""
+    if value <= axis[0]:
+        return 0, 0, 0.0
+    if value >= axis[-1]:
+        return len(axis) - 1, len(axis) - 1, 0.0
+    high = bisect_right(axis, value)
+    low = high - 1
+    if axis[low] == value:
+        return low, low, 0.0
+    if logarithmic:
+        return low, high, math.log(value / axis[low]) / math.log(axis[high] / axis[low])
+    return low, high, (value - axis[low]) / (axis[high] - axis[low])
+
+
+def _decode_grid(table: AttentionTable, kv_bytes: float, scale: float) -> _Grid:
+    """Cells beyond the measured ones go on at the best bandwidth that the table reaches."""
+    latency = table.latency_ns
+    tokens = table.batch[:, None] * table.length[None, :]
+    with np.errstate(invalid="ignore"):
+        reached = np.nanmax(tokens * kv_bytes / latency)  # bytes per ns
+    rows, marks = [], []
+    for row, batch in enumerate(table.batch.tolist()):
+        values = latency[row].copy()
+        measured = ~np.isnan(values)
+        last = None
+        for column, length in enumerate(table.length.tolist()):
+            if measured[column]:
+                last = column
+            elif last is not None:
+                more = batch * (length - int(table.length[last])) * kv_bytes
+                values[column] = values[last] + more / reached
+        if last is None or np.isnan(values).any():
+            raise ValueError("a decode attention table with a hole at short contexts")
+        rows.append((values * scale).tolist())
+        marks.append(measured.tolist())
+    return _Grid(table.batch.tolist(), table.length.tolist(), rows, marks)
+
+
+def _prefill_grid(table: AttentionTable, scale: float) -> _Grid:
+    """Cells beyond the measured ones: twice the sequences take twice the time of the largest measured batch."""
+    latency = table.latency_ns.copy()
+    measured = ~np.isnan(latency)
+    for column in range(latency.shape[1]):
+        rows = np.flatnonzero(measured[:, column])
+        if not len(rows) or rows[0] != 0:
+            raise ValueError("a prefill attention table with a hole at small batches")
+        for row in range(latency.shape[0]):
+            if not measured[row, column]:
+                last = rows[bisect_left(rows.tolist(), row) - 1]
+                latency[row, column] = latency[last, column] * table.batch[row] / table.batch[last]
+    return _Grid(table.batch.tolist(), table.length.tolist(), (latency * scale).tolist(), measured.tolist())
+
+
+def _nearest(configs: tuple[HeadConfig, ...], wanted: HeadConfig, *, decode: bool) -> tuple[HeadConfig, float]:
+    """The measured head layout to use and what its latency is multiplied with (1.0 for the wanted one itself).
+
+    Another layout of the same head size scales with what dominates: KV bytes for decode, query heads for prefill.
+    """
+    if wanted in configs:
+        return wanted, 1.0
+    same = [config for config in configs if (config.head_dim, config.kv_dtype) == (wanted.head_dim, wanted.kv_dtype)]
+    if not same:
+        measured = sorted({config.head_dim for config in configs})
+        raise UnsupportedModelError(
+            f"attention with head_dim {wanted.head_dim} and a {wanted.kv_dtype} KV cache was not measured"
+            f" (head sizes with tables: {', '.join(map(str, measured))})"
+        )
+    nearest = min(
+        same,
+        key=lambda config: (
+            abs(math.log(config.heads / wanted.heads)) + abs(math.log(config.kv_heads / wanted.kv_heads)),
+            config,
+        ),
+    )
+    return nearest, (wanted.kv_heads / nearest.kv_heads if decode else wanted.heads / nearest.heads)

@@ -1,0 +1,123 @@
+"""The operators of a dense transformer step, each with one function for its duration.
+
+Both details use these: a step priced as a whole counts them in the engine's order (step.py), and a kernel that was
+really launched is priced as an operator, or a share of one (kernels.py). That is why the two agree.
+
+Memory-bound operators have no measured table. Each costs a fixed part and its bytes at the share of the peak
+bandwidth that the device facts state; the bytes are counted here, operator by operator, for the kernels that vLLM
+0.23 runs (inductor fuses residual additions into norms, SiLU into its product).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hyperlapse.predictor.attention import AttentionModel
+from hyperlapse.predictor.composition import BatchComposition
+from hyperlapse.predictor.database import KernelDatabase
+from hyperlapse.predictor.devices import DeviceSpec
+from hyperlapse.predictor.gemm import GemmModel
+from hyperlapse.predictor.models import ModelConfig
+from hyperlapse.predictor.prediction import Coverage, Prediction, PredictorError
+
+# Nothing measured behind it. The share of the peak bandwidth and the fixed cost are each good to about a third.
+ANALYTICAL_ERROR = 0.3
+
+_FLOAT_BYTES = 4
+_INDEX_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Bytes that a memory-bound operator moves: per token, per sampled row, and over a row by one thread block.
+
+    row_walks: times that one thread block reads a whole row of logits, for kernels with one block a row.
+    """
+
+    token_bytes: float = 0.0
+    row_bytes: float = 0.0
+    row_walks: float = 0.0
+
+
+def traffic_of(model: ModelConfig) -> dict[str, Traffic]:
+    """Bytes of each memory-bound operator of a model, reads and writes, for one execution."""
+    size, hidden, vocab = model.dtype_bytes, model.hidden, model.vocab
+    rotated = model.q_width + model.kv_width
+    return {
+        # With the first norm: one read, the residual and the normalised row written.
+        "embedding": Traffic(token_bytes=3 * hidden * size + _INDEX_BYTES),
+        # The residual is added and written back in the same kernel: two reads, two writes.
+        "input_norm": Traffic(token_bytes=4 * hidden * size),
+        "post_attention_norm": Traffic(token_bytes=4 * hidden * size),
+        "final_norm": Traffic(token_bytes=4 * hidden * size),
+        # Queries and keys read and written, the sines and cosines of each token's position; head norms read once more.
+        "qk_norm_rope": Traffic(
+            token_bytes=(3 if model.qk_norm else 2) * rotated * size + model.head_dim * size + _INDEX_BYTES
+        ),
+        "kv_cache_write": Traffic(token_bytes=2 * model.kv_width * (size + model.kv_dtype_bytes) + _INDEX_BYTES),
+        "silu_mul": Traffic(token_bytes=3 * model.intermediate * size),
+        "gather_rows": Traffic(row_bytes=2 * hidden * size + _INDEX_BYTES),
+        "logits_to_float": Traffic(row_bytes=vocab * (size + _FLOAT_BYTES)),
+        "temperature": Traffic(row_bytes=2 * vocab * _FLOAT_BYTES),
+        # FlashInfer 0.6's radix selection shares a row of this size among three thread blocks and keeps it in shared
+        # memory; torch's softmax walks over a row for the maximum, for the sum, and to write; rejection sampling after
+        # a top-k mask accepts in its first round: one walk for the sample, one for the mass above it.
+        "top_k_mask": Traffic(row_bytes=2 * vocab * _FLOAT_BYTES, row_walks=1 / 3),
+        "softmax": Traffic(row_bytes=2 * vocab * _FLOAT_BYTES, row_walks=3),
+        "top_p_sampling": Traffic(row_bytes=vocab * _FLOAT_BYTES, row_walks=2),
+        # A few bytes a sequence: what counts is that it is a kernel.
+        "small": Traffic(),
+    }
+
+
+def gemms_of(model: ModelConfig) -> dict[str, tuple[int, int]]:
+    """(n, k) of each matrix product of a model."""
+    return {
+        "qkv_proj": (model.q_width + 2 * model.kv_width, model.hidden),
+        "o_proj": (model.hidden, model.q_width),
+        "gate_up_proj": (2 * model.intermediate, model.hidden),
+        "down_proj": (model.hidden, model.intermediate),
+        "lm_head": (model.vocab, model.hidden),
+    }
+
+
+class Operators:
+    """Durations of one model's operators on one device; predictions leave out the gap after the kernel."""
+
+    def __init__(self, model: ModelConfig, device: DeviceSpec, database: KernelDatabase) -> None:
+        self.model = model
+        self.device = device
+        self.gemm = GemmModel(database.gemm("bfloat16"), device, model.dtype_bytes)
+        self.attention = AttentionModel(database, model, device)
+        self.gemms = gemms_of(model)
+        self.traffic = traffic_of(model)
+
+    def matrix(self, name: str, rows: int) -> Prediction:
+        """A matrix product of the model over this many rows."""
+        n, k = self.gemms[name]
+        found = self.gemm.predict(rows, n, k)
+        if self.model.dtype != "bfloat16" and found.coverage is Coverage.MEASURED:
+            # float16 is taken to cost what bfloat16 costs: the same tensor-core rate and bytes.
+            return Prediction(found.duration_ns, Coverage.INTERPOLATED, found.error_ratio)
+        return found
+
+    def memory(self, name: str, tokens: int, rows: int, *, share: float = 1.0) -> Prediction:
+        """A memory-bound operator, or the share of its bytes that one of its kernels moves."""
+        traffic = self.traffic.get(name)
+        if traffic is None:
+            raise PredictorError(f"no memory-bound operator {name!r} (known: {', '.join(sorted(self.traffic))})")
+        size_bytes = share * (traffic.token_bytes * tokens + traffic.row_bytes * rows)
+        walked_bytes = share * traffic.row_walks * self.model.vocab * _FLOAT_BYTES
+        return self.streaming(size_bytes, walked_bytes, rows)
+
+    def streaming(self, size_bytes: float, walked_bytes: float = 0.0, rows: int = 0) -> Prediction:
+        """A kernel that moves bytes. walked_bytes: what one thread block reads alone, of each of `rows` rows."""
+        device = self.device
+        waves = -(-rows // device.multiprocessors)
+        walking_ns = waves * walked_bytes * 1e9 / device.multiprocessor_l2_bytes_per_s
+        duration_ns = device.kernel_floor_ns + max(device.stream_ns(size_bytes), walking_ns)
+        return Prediction(round(duration_ns), Coverage.ANALYTICAL, ANALYTICAL_ERROR)
+
+    def attend(self, batch: BatchComposition) -> Prediction:
+        """The attention of one layer."""
+        return self.attention.predict(batch)

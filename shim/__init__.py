@@ -1,0 +1,1 @@
+"""Python side of interception: launching programs on virtual GPUs and the virtual clock."""

@@ -1,0 +1,100 @@
+"""The real engine under both clients, with steps of a known time: causality, agreement of the clients, repeatability.
+
+Three runs of one trace: the stock client, ours, and ours again on another server. Each must follow the discrete-event
+model, the two clients must measure the same, and the repetition must be equal to the nanosecond. benchmarks/ has the
+full-size runs.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hyperlapse.cli.benchmark import BenchOptions, BenchRun, run_bench
+from hyperlapse.cli.engine_environment import EngineNotFoundError, find_engine
+from hyperlapse.cli.metrics import RequestRecord
+from hyperlapse.cli.workload import TraceRequest, write_trace
+
+from tests.des.model import Arrival, Engine, compare, simulate
+
+pytestmark = pytest.mark.engine
+
+REQUESTS = 40
+RATE_PER_S = 8.0
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, BenchRun]:
+    try:
+        find_engine(None)
+    except EngineNotFoundError as error:
+        pytest.skip(f"no engine environment: {error}")
+    folder = tmp_path_factory.mktemp("bench")
+    rng = random.Random(1)
+    arrival_s = 0.0
+    requests = []
+    for _ in range(REQUESTS):
+        requests.append(TraceRequest(round(arrival_s * 1e6) * 1000, rng.randrange(700, 1100), rng.randrange(20, 60)))
+        arrival_s += rng.expovariate(RATE_PER_S)
+    trace = folder / "trace.jsonl"
+    write_trace(trace, requests)
+    found = {}
+    for name in ("stock", "ours", "again"):
+        options = BenchOptions(
+            trace=trace, fixed_step="10ms,40us", stock_client=name == "stock", output=folder / name, max_in_flight=None
+        )
+        found[name] = run_bench(options)
+    return found
+
+
+def by_index(run: BenchRun) -> list[RequestRecord]:
+    return sorted(run.records, key=lambda record: record.index)
+
+
+def latencies(records: Sequence[RequestRecord]) -> list[tuple[int, ...]]:
+    return [(record.ttft_ns, *record.itl_ns) for record in records]
+
+
+@pytest.mark.parametrize("name", ["stock", "ours", "again"])
+def test_every_token_comes_when_the_model_says(runs: dict[str, BenchRun], name: str) -> None:
+    run = runs[name]
+    assert run.engine.prefix_hit_tokens == 0, "the model knows no prefix cache"
+    engine = Engine(token_budget=run.engine.token_budget or 0, max_running=run.engine.max_running or 0)
+    arrivals = [Arrival(record.send_ns, record.prompt_tokens, record.output_tokens) for record in run.records]
+    found = compare(
+        [record.send_ns for record in run.records],
+        [record.token_ns for record in run.records],
+        simulate(arrivals, engine),
+    )
+    assert (found.late_first_tokens, found.late_gaps) == (0, 0), found
+
+
+def test_both_clients_send_and_measure_alike(runs: dict[str, BenchRun]) -> None:
+    stock, ours = by_index(runs["stock"]), by_index(runs["ours"])
+    zero, other_zero = stock[0].send_ns, ours[0].send_ns
+    for one, two in zip(stock, ours, strict=True):
+        assert (one.prompt_tokens, one.output_tokens) == (two.prompt_tokens, two.output_tokens)
+        # The stock client keeps instants as double seconds, and its sleeps round to a millisecond as ours do.
+        assert abs((one.send_ns - zero) - (two.send_ns - other_zero)) <= 1_100_000
+    means = [run.result.metrics.ttft_ms.mean for run in (runs["stock"], runs["ours"])]
+    assert means[0] == pytest.approx(means[1], rel=0.02)
+    tpots = [run.result.metrics.tpot_ms.mean for run in (runs["stock"], runs["ours"])]
+    assert tpots[0] == pytest.approx(tpots[1], rel=0.01)
+
+
+def test_the_same_run_twice_is_equal_to_the_nanosecond(runs: dict[str, BenchRun]) -> None:
+    ours, again = by_index(runs["ours"]), by_index(runs["again"])
+    assert [record.send_ns for record in ours] == [record.send_ns for record in again]
+    assert latencies(ours) == latencies(again)
+
+
+def test_the_result_says_what_it_was_made_from(runs: dict[str, BenchRun]) -> None:
+    result = runs["ours"].result.as_json()
+    assert result["kv_blocks"] > 0
+    assert result["kv_block_size"] == 16
+    assert result["coverage"]["unknown"] == pytest.approx(1.0)
+    assert result["provenance"]["predictor"] == "fixed step 10ms,40us"
+    assert result["provenance"]["host_time"] == {}
+    assert Path(result["requests_file"]).is_file()

@@ -1,0 +1,126 @@
+"""Nothing hangs: deadlocks, killed parts, programs without the shim, Ctrl-C, exit statuses."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from tests.clock.fixture import HYPERLAPSE, Clock
+
+
+def test_exit_status_is_the_commands(clock: Clock) -> None:
+    assert clock.run("sh", "-c", "exit 7").returncode == 7
+
+
+def test_death_by_signal_is_told_as_a_shell_would(virtual_clock: Clock) -> None:
+    assert virtual_clock.run("sh", "-c", "kill -9 $$").returncode == 128 + signal.SIGKILL
+
+
+def test_unknown_command_and_missing_command() -> None:
+    done = subprocess.run([*HYPERLAPSE, "run", "--gpu", "none", "--", "no-such-program"], capture_output=True, text=True)
+    assert done.returncode == 127
+    assert "no-such-program: command not found" in done.stderr
+    done = subprocess.run([*HYPERLAPSE, "run", "--gpu", "none", "--freeze", "never", "--", "true"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "expected start, ready=URL or manual" in done.stderr
+
+
+def test_deadlock_is_reported_and_ended() -> None:
+    program = "import threading; lock = threading.Lock(); lock.acquire(); lock.acquire()"
+    done = subprocess.run(
+        [*HYPERLAPSE, "run", "--gpu", "none", "--no-progress", "1", "--", sys.executable, "-c", program],
+        capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 75
+    assert "everybody waits, and nobody has a deadline" in done.stderr
+    assert "waits for a semaphore, without a deadline" in done.stderr
+
+
+def test_killed_participant_does_not_hold_the_clock(virtual_clock: Clock) -> None:
+    program = """
+import os, signal, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
+time.sleep(1); os.kill(child.pid, signal.SIGKILL); child.wait()
+began = time.monotonic(); time.sleep(5); print(time.monotonic() - began)
+"""
+    done = virtual_clock.run(sys.executable, "-c", program)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) == pytest.approx(5.000001)
+
+
+def test_program_without_the_shim_holds_the_clock_and_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "static.c").write_text("#include <unistd.h>\nint main(void) { sleep(3); return 0; }\n")
+    built = subprocess.run(["gcc", "-static", "static.c", "-o", "static"], cwd=tmp_path, capture_output=True)
+    if built.returncode != 0:
+        pytest.skip("this machine has no static libc to link with")
+    program = """
+import subprocess, threading, time
+threading.Thread(target=lambda: [time.sleep(0.01) for _ in range(10**6)], daemon=True).start()
+began = time.monotonic(); subprocess.run(["./static"], check=True); print(time.monotonic() - began)
+"""
+    done = subprocess.run(
+        [*HYPERLAPSE, "run", "--gpu", "none", "--no-progress", "1", "--", sys.executable, "-c", program],
+        capture_output=True, text=True, timeout=60, cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 0.5  # the clock stood while it lived; the decoy did not gallop
+    assert "static" in done.stderr
+    assert "not on the virtual clock" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_everything(number: int) -> None:
+    program = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()'])"
+    process = subprocess.Popen(
+        [*HYPERLAPSE, "run", "--gpu", "none", "--", sys.executable, "-c", program],
+        stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )
+    launcher = psutil.Process(process.pid)
+    limit = time.monotonic() + 20
+    while len(launcher.children(recursive=True)) < 3 and time.monotonic() < limit:
+        time.sleep(0.05)
+    family = launcher.children(recursive=True)
+    assert len(family) >= 3
+    os.killpg(process.pid, number)
+    assert process.wait(30) != 0
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert not alive
+
+
+def test_killed_launcher_takes_the_run_with_it() -> None:
+    process = subprocess.Popen(
+        [*HYPERLAPSE, "run", "--gpu", "none", "--", "sleep", "100000000"], stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
+    )
+    launcher = psutil.Process(process.pid)
+    limit = time.monotonic() + 20
+    while len(launcher.children()) < 2 and time.monotonic() < limit:
+        time.sleep(0.02)
+    family = launcher.children(recursive=True)
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
+
+
+def test_killed_time_keeper_ends_the_run() -> None:
+    process = subprocess.Popen(
+        [*HYPERLAPSE, "run", "--gpu", "none", "--", sys.executable, "-c", "input()"],
+        stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )
+    launcher = psutil.Process(process.pid)
+    limit = time.monotonic() + 20
+    while time.monotonic() < limit:
+        keepers = [child for child in launcher.children() if child.name().startswith("hyperlapse-keep")]
+        if keepers and len(launcher.children()) > 1:
+            break
+        time.sleep(0.02)
+    keepers[0].kill()
+    assert process.wait(30) == 75
+    assert process.stderr is not None
+    assert "the time-keeper died" in process.stderr.read()

@@ -1,0 +1,72 @@
+"""The engine environment of these tests; they are skipped where there is none."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import textwrap
+from collections.abc import Callable, Iterator
+
+import pytest
+from hyperlapse.cli.engine_environment import EngineEnvironment, EngineNotFoundError, find_engine
+
+# Importing vLLM takes 15 s of CPU time: one interpreter serves all pieces of a session.
+_LOOP = """
+import contextlib, io, json, sys, traceback
+answers = sys.stdout
+for line in sys.stdin:
+    printed, error = io.StringIO(), ""
+    with contextlib.redirect_stdout(printed):
+        try:
+            exec(compile(json.loads(line), "<test>", "exec"), {})
+        except BaseException:
+            error = traceback.format_exc()
+    print(json.dumps([printed.getvalue(), error]), file=answers, flush=True)
+"""
+
+
+@pytest.fixture(scope="session")
+def engine() -> EngineEnvironment:
+    try:
+        found = find_engine(None)
+    except EngineNotFoundError as error:
+        pytest.skip(str(error))
+    if "hyperlapse" not in found.versions:
+        pytest.skip(f"{found.python} has no hyperlapse: install it there (make demo does)")
+    return found
+
+
+@contextlib.contextmanager
+def _interpreter(engine: EngineEnvironment) -> Iterator[Callable[[str], str]]:
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR", "CUDA_VISIBLE_DEVICES": ""}
+    environment.pop("HYPERLAPSE_RUN_DIR", None)
+    with subprocess.Popen(
+        [str(engine.python), "-c", _LOOP], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+
+        def run(body: str) -> str:
+            print(json.dumps(textwrap.dedent(body)), file=process.stdin, flush=True)
+            printed, error = json.loads(process.stdout.readline())
+            assert not error, error
+            return printed
+
+        yield run
+        process.stdin.close()
+
+
+@pytest.fixture(scope="session")
+def in_engine(engine: EngineEnvironment) -> Iterator[Callable[[str], str]]:
+    """Runs a piece of Python in the engine's environment, outside any run; what it printed."""
+    with _interpreter(engine) as run:
+        yield run
+
+
+@pytest.fixture
+def in_fresh_engine(engine: EngineEnvironment) -> Iterator[Callable[[str], str]]:
+    """The same in an interpreter that has imported nothing yet."""
+    with _interpreter(engine) as run:
+        yield run

@@ -1,0 +1,57 @@
+"""What the scheduler of vLLM 0.23.0 sends, as far as the integration reads it; no engine is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+
+class Scheduler:
+    """Builds SchedulerOutputs as model runner V2 gets them."""
+
+    @staticmethod
+    def new(
+        request_id: str, prompt: Sequence[int], *, prefill: int | None = None, computed: int = 0, **params: Any
+    ) -> Any:
+        """A new (or resumed) request. prefill: tokens to prefill when more than the prompt."""
+        sampling = {
+            "logprobs": None,
+            "prompt_logprobs": None,
+            "stop_token_ids": [],
+            "all_stop_token_ids": set(),
+            **params,
+        }
+        return SimpleNamespace(
+            req_id=request_id,
+            prompt_token_ids=list(prompt),
+            prefill_token_ids=[0] * (len(prompt) if prefill is None else prefill),
+            num_computed_tokens=computed,
+            sampling_params=SimpleNamespace(**sampling),
+        )
+
+    @staticmethod
+    def output(
+        scheduled: dict[str, int],
+        new: Sequence[Any] = (),
+        cached: dict[str, int] | None = None,
+        finished: Sequence[str] = (),
+        preempted: Sequence[str] = (),
+    ) -> Any:
+        """scheduled: tokens by request, in the scheduler's order; cached: computed tokens of requests already known."""
+        cached = cached or {}
+        return SimpleNamespace(
+            scheduled_new_reqs=list(new),
+            scheduled_cached_reqs=SimpleNamespace(req_ids=list(cached), num_computed_tokens=list(cached.values())),
+            num_scheduled_tokens=scheduled,
+            total_num_scheduled_tokens=sum(scheduled.values()),
+            finished_req_ids=set(finished),
+            preempted_req_ids=set(preempted),
+        )
+
+
+@pytest.fixture
+def scheduler() -> type[Scheduler]:
+    return Scheduler

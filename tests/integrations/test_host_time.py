@@ -1,0 +1,90 @@
+"""Host-time constants, and the middleware that charges two of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hyperlapse.integrations.vllm import middleware
+from hyperlapse.integrations.vllm.host_time import HostTime, charger
+
+
+def write(path: Path, content: dict[str, Any]) -> str:
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return str(path)
+
+
+def test_absent_file_and_absent_keys_are_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HYPERLAPSE_HOST_TIME", raising=False)
+    assert HostTime.load() == HostTime(0, 0, 0)
+    monkeypatch.setenv("HYPERLAPSE_HOST_TIME", "")
+    assert HostTime.load() == HostTime(0, 0, 0)
+    monkeypatch.setenv(
+        "HYPERLAPSE_HOST_TIME", write(tmp_path / "h", {"api_request_ns": 9_000_000, "other": "kept out"})
+    )
+    assert HostTime.load() == HostTime(api_request_ns=9_000_000)
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, "1", True, None])
+def test_what_is_no_duration_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: object) -> None:
+    monkeypatch.setenv("HYPERLAPSE_HOST_TIME", write(tmp_path / "h", {"engine_step_ns": value}))
+    with pytest.raises(ValueError, match="engine_step_ns"):
+        HostTime.load()
+
+
+def test_nothing_is_charged_outside_a_run_or_for_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("HYPERLAPSE_RUN_DIR", raising=False)
+    assert charger(5) is None
+    monkeypatch.setenv("HYPERLAPSE_RUN_DIR", str(tmp_path))
+    assert charger(0) is None
+
+
+class App:
+    """Streams three chunks and ends with an empty body, as a Starlette streaming response does."""
+
+    async def __call__(self, _scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for chunk in (b"a", b"b", b"c"):
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+@pytest.fixture
+def charged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    costs = {"api_request_ns": 1, "api_token_ns": 2}
+    monkeypatch.setenv("HYPERLAPSE_HOST_TIME", write(tmp_path / "h", costs))
+    log: list[str] = []
+    names = {1: "request", 2: "token"}
+    monkeypatch.setattr(middleware, "charger", lambda cost: lambda: log.append(names[cost]))
+    return log
+
+
+def call(scope: dict[str, Any], log: list[str]) -> None:
+    async def send(message: dict[str, Any]) -> None:
+        if message.get("body"):
+            log.append(message["body"].decode())
+
+    app = middleware.ChargeHostTime(App())
+    asyncio.run(app(scope, None, send))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions/", "/v1/responses"])
+def test_a_request_is_charged_once_and_each_chunk_before_it_is_sent(charged: list[str], path: str) -> None:
+    call({"type": "http", "method": "POST", "path": path}, charged)
+    assert charged == ["request", "token", "a", "token", "b", "token", "c"]
+
+
+@pytest.mark.parametrize(
+    "scope",
+    [
+        {"type": "http", "method": "GET", "path": "/metrics"},
+        {"type": "http", "method": "POST", "path": "/tokenize"},
+        {"type": "lifespan"},
+    ],
+)
+def test_everything_else_passes_free_of_charge(charged: list[str], scope: dict[str, Any]) -> None:
+    call(scope, charged)
+    assert charged == ["a", "b", "c"]
