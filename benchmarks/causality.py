@@ -13,7 +13,6 @@ import argparse
 from common import finish, verdict
 from hyperlapse.cli.benchmark import BenchOptions, BenchRun, run_bench
 from hyperlapse.cli.progress import TerminalProgress
-
 from tests.des.model import Arrival, Difference, Engine, compare, simulate
 
 TOLERANCE_NS = 100_000

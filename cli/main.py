@@ -1,5 +1,6 @@
 """The ``hyperlapse`` command. Each subcommand lives in a module of its own, imported only when it is used, so that
-``hyperlapse run`` starts without the predictor's imports."""
+``hyperlapse run`` starts without the predictor's imports.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +18,10 @@ COMMANDS = {
 
 
 class _Lazy(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return sorted(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
         if cmd_name not in COMMANDS:
             return None
         command = importlib.import_module(COMMANDS[cmd_name]).command

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @click.option("--dtype", default="auto", show_default=True, help="Type of weights and activations.")
 @click.option("--kv-cache-dtype", default="auto", show_default=True, help="Type of the KV cache.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
-def command(  # noqa: PLR0917 (click calls it by name)
+def command(
     model: str,
     gpu: str,
     batch: str,

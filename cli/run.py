@@ -34,12 +34,14 @@ class _Interrupts:
         self.count = 0
         self.terminated = False
 
-    def __call__(self, number: int, frame: Any) -> None:
+    def __call__(self, number: int, frame: Any) -> None:  # noqa: ARG002 - signal's signature
         self.count += 1
         self.terminated = self.terminated or number == signal.SIGTERM
 
 
-def _wait(run: Run, process: subprocess.Popen[bytes], running: Mode, ready_url: str | None, interrupts: _Interrupts) -> int:
+def _wait(
+    run: Run, process: subprocess.Popen[bytes], running: Mode, ready_url: str | None, interrupts: _Interrupts
+) -> int:
     waits_for_ready = ready_url is not None
     next_probe = 0.0
     while True:
@@ -64,28 +66,54 @@ def _wait(run: Run, process: subprocess.Popen[bytes], running: Mode, ready_url: 
 @click.command(
     "run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}, no_args_is_help=True
 )
-@click.option("--gpu", default="h100-sxm-80gb", show_default=True, help="Device profile: a name, a YAML file, or none: only the clock.")
+@click.option(
+    "--gpu",
+    default="h100-sxm-80gb",
+    show_default=True,
+    help="Profile name, YAML file, or none (clock only).",
+)
 @click.option("--gpus", default=1, show_default=True, type=click.IntRange(1, 16), help="How many of them.")
 @click.option(
-    "--clock", "clock", default="frozen", show_default=True, type=click.Choice(["frozen", "flow"]),
+    "--clock",
+    "clock",
+    default="frozen",
+    show_default=True,
+    type=click.Choice(["frozen", "flow"]),
     help="frozen: time moves only when everybody waits. flow: it also follows real time while anybody runs.",
 )
 @click.option(
-    "--freeze", default="start", show_default=True, metavar="start|ready=URL|manual",
+    "--freeze",
+    default="start",
+    show_default=True,
+    metavar="start|ready=URL|manual",
     help="Until when the clock is real: not at all, until URL answers, or until `hyperlapse clock` says so.",
 )
 @click.option(
-    "--detail", default="kernel", show_default=True, type=click.Choice(["kernel", "step"]),
+    "--detail",
+    default="kernel",
+    show_default=True,
+    type=click.Choice(["kernel", "step"]),
     help="For engines that hyperlapse knows: run the real forward pass, or price each step as one launch.",
 )
-@click.option("--model", "models", multiple=True, help="Model (short name, directory or config.json) whose kernels are priced.")
 @click.option(
-    "--no-progress", default=10, show_default=True, metavar="SECONDS",
+    "--model", "models", multiple=True, help="Model (short name, directory or config.json) whose kernels are priced."
+)
+@click.option(
+    "--no-progress",
+    default=10,
+    show_default=True,
+    metavar="SECONDS",
     help="End a run in which nobody can go on after this many real seconds; 0: never.",
 )
 @click.argument("command_line", nargs=-1, type=click.UNPROCESSED, metavar="-- COMMAND...")
 def command(
-    gpu: str, gpus: int, clock: str, freeze: str, detail: str, models: tuple[str, ...], no_progress: int,
+    gpu: str,
+    gpus: int,
+    clock: str,
+    freeze: str,
+    detail: str,
+    models: tuple[str, ...],
+    no_progress: int,
     command_line: tuple[str, ...],
 ) -> None:
     """Start COMMAND on virtual GPUs and the virtual clock; its children follow.
@@ -107,7 +135,7 @@ def command(
     try:
         with Run(None if gpu == "none" else gpu, gpus, no_progress_s=no_progress) as run:
             if run.gpu is not None:
-                PricingProcess.start(run, models=[resolve_model(model).directory / "config.json" for model in models], wait=False)
+                PricingProcess.start(run, models=[resolve_model(model).config_path for model in models], wait=False)
             if freeze == "start":
                 run.set_mode(running)
             elif freeze == "manual":

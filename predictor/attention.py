@@ -31,8 +31,8 @@ from hyperlapse.predictor.devices import DeviceSpec
 from hyperlapse.predictor.models import ModelConfig
 from hyperlapse.predictor.prediction import Coverage, Prediction, UnsupportedModelError
 
-# Median relative errors of `python -m hyperlapse.predictor.score`; extrapolated: the check of chunked against whole
-# prefill there, analytical is not used.
+# Median relative errors of `python -m hyperlapse.predictor.score`, rounded up. Extrapolated: twice what chunked against
+# whole prefill shows there, a stated guess for the rest.
 DECODE_ERROR = {Coverage.MEASURED: 0.01, Coverage.INTERPOLATED: 0.02, Coverage.EXTRAPOLATED: 0.1}
 PREFILL_ERROR = {Coverage.MEASURED: 0.01, Coverage.INTERPOLATED: 0.03, Coverage.EXTRAPOLATED: 0.1}
 
@@ -59,6 +59,49 @@ class _Grid:
     measured: list[list[bool]]
 
 
+@dataclass(frozen=True, slots=True)
+class BatchTotals:
+    """A batch as attention sees it: decodes with the sum of their contexts, prefills as (new, context, count).
+
+    uniform: every decode has the same context.
+    """
+
+    decodes: int
+    contexts: int
+    uniform: bool
+    prefills: tuple[tuple[int, int, int], ...]
+
+    @classmethod
+    def of(cls, batch: BatchComposition) -> BatchTotals:
+        """Adds a batch up, once a step."""
+        decodes, contexts, uniform, first = 0, 0, True, -1
+        prefills = []
+        for group in batch.groups:
+            if group.new == 1:
+                count, context = group.count, group.context
+                if first < 0:
+                    first = context
+                elif context != first:
+                    uniform = False
+                decodes += count
+                contexts += context * count
+            else:
+                prefills.append((group.new, group.context, group.count))
+        return cls(decodes, contexts, uniform, tuple(prefills))
+
+    @property
+    def shape(self) -> str:
+        """What attention works on, in a few words."""
+        words = []
+        if self.prefills:
+            sequences = sum(count for _, _, count in self.prefills)
+            new_tokens = sum(new * count for new, _, count in self.prefills)
+            words.append(f"prefill {sequences} seqs, {new_tokens} tokens")
+        if self.decodes:
+            words.append(f"decode {self.decodes} seqs, mean context {self.contexts // self.decodes}")
+        return "; ".join(words) or "no sequence"
+
+
 class AttentionModel:
     """Attention of one layer of one model on one device."""
 
@@ -80,17 +123,12 @@ class AttentionModel:
 
     def predict(self, batch: BatchComposition) -> Prediction:
         """The attention of one layer for a whole step."""
-        decodes, contexts, pairs = 0, 0, 0
-        prefills: list[tuple[int, int, int]] = []
-        uniform = True
-        for group in batch.groups:
-            if group.decodes:
-                uniform = uniform and (not decodes or group.context * decodes == contexts)
-                decodes += group.count
-                contexts += group.context * group.count
-            else:
-                prefills.append((group.new, group.context, group.count))
-                pairs += (group.new * group.context + group.new * (group.new + 1) // 2) * group.count
+        return self.predict_of(BatchTotals.of(batch))
+
+    def predict_of(self, totals: BatchTotals) -> Prediction:
+        """As predict, of a batch that was added up already."""
+        decodes, contexts, uniform, prefills = totals.decodes, totals.contexts, totals.uniform, totals.prefills
+        pairs = sum((new * context + new * (new + 1) // 2) * count for new, context, count in prefills)
         latency_ns, coverage, error = self._floor_ns, Coverage.MEASURED, 0.0
         if decodes:
             latency_ns, coverage = self.decode_ns(decodes, contexts / decodes)
@@ -186,7 +224,7 @@ class AttentionModel:
             coverage = Coverage.MEASURED
         return latency[low] * (1.0 - weight) + latency[high] * weight, coverage
 
-    def _prefill_ns(self, prefills: list[tuple[int, int, int]]) -> tuple[float, Coverage]:
+    def _prefill_ns(self, prefills: tuple[tuple[int, int, int], ...]) -> tuple[float, Coverage]:
         sequences = sum(count for _, _, count in prefills)
         coverage = Coverage.MEASURED if len(prefills) == 1 else Coverage.INTERPOLATED
         latency_ns, pairs, blocks, cached = 0.0, 0, 0, 0

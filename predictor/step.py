@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hyperlapse.predictor.attention import ATTENTION_LAUNCHES
+from hyperlapse.predictor.attention import ATTENTION_LAUNCHES, BatchTotals
 from hyperlapse.predictor.composition import BatchComposition
 from hyperlapse.predictor.database import KernelDatabase
 from hyperlapse.predictor.devices import DeviceSpec
@@ -67,7 +67,8 @@ class StepPredictor:
 
     def predict(self, batch: BatchComposition) -> StepPrediction:
         """The step's operators and their sum."""
-        prefills = any(group.context == 0 or not group.decodes for group in batch.groups)
+        totals = BatchTotals.of(batch)
+        prefills = bool(totals.prefills)
         key = (batch.graph, batch.tokens, batch.rows, prefills)
         found = self._static.get(key)
         if found is None:
@@ -75,9 +76,8 @@ class StepPredictor:
                 self._static.clear()
             found = self._static[key] = self._compose(batch.graph, batch.tokens, batch.rows, prefills)
         static, attention_at = found
-        attention = OperatorPrediction(
-            "attention", self.model.layers, _attention_shape(batch), self.operators.attend(batch)
-        )
+        prediction = self.operators.attention.predict_of(totals)
+        attention = OperatorPrediction("attention", self.model.layers, totals.shape, prediction)
         return summarise((*static[:attention_at], attention, *static[attention_at:]))
 
     def _compose(
@@ -155,21 +155,3 @@ class StepPredictor:
                 gap = Prediction(gap_ns, Coverage.ANALYTICAL, ANALYTICAL_ERROR)
                 gaps.append(OperatorPrediction(name, count, "", gap))
         return gaps
-
-
-def _attention_shape(batch: BatchComposition) -> str:
-    """What attention works on, in a few words."""
-    decodes = contexts = prefills = new = 0
-    for group in batch.groups:
-        if group.decodes:
-            decodes += group.count
-            contexts += group.context * group.count
-        else:
-            prefills += group.count
-            new += group.new * group.count
-    words = []
-    if prefills:
-        words.append(f"prefill {prefills} seqs, {new} tokens")
-    if decodes:
-        words.append(f"decode {decodes} seqs, mean context {contexts // decodes}")
-    return "; ".join(words) or "no sequence"

@@ -82,6 +82,16 @@ typedef struct hl_price_request {
 } hl_price_request;
 bool hl_price_take(hl_price_request *request, int timeout_ms);
 void hl_price_answer(uint32_t index, const hl_price *price);
+void hl_price_serve(int32_t pid);
+typedef struct hl_price_totals {
+    uint64_t requests, answers, unknown_answers, evictions, lasting_evictions;
+    uint32_t names;
+    int32_t service_pid;
+} hl_price_totals;
+void hl_price_statistics(hl_price_totals *totals);
+
+/* segment.h */
+int hl_segment_open(const char *run_dir);
 
 /* timeline.h */
 typedef uint32_t hl_stream;
@@ -112,6 +122,11 @@ void hl_graph_retain(hl_graph *graph);
 void hl_graph_release(hl_graph *graph);
 void hl_graph_launch(hl_graph *graph, hl_stream stream);
 void hl_timeline_device_time_ns(uint32_t device, int64_t coverage_ns[5]);
+void hl_timeline_device_launches(uint32_t device, uint64_t *launches, uint64_t *unknown);
+uint32_t hl_timeline_describe(char *text, uint32_t size);
+bool hl_timeline_stream_valid(hl_stream stream);
+bool hl_timeline_event_valid(hl_event event);
+bool hl_timeline_event_instant_ns(hl_event event, int64_t *instant_ns);
 
 /* ledger.h */
 typedef struct hl_memory { int kind; uint32_t device; uintptr_t base; size_t size_bytes; size_t charged_bytes; } hl_memory;

@@ -16,7 +16,7 @@ from typing import Any
 
 from hyperlapse.shim._core import core
 
-DIRECTORY = Path(__file__).resolve().parent / "devices"
+DIRECTORY = Path(__file__).resolve().parent / "profiles"
 DEVICES_MAX = 16
 """HL_DEVICES_MAX of csrc/core/device.h."""
 

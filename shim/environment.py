@@ -36,7 +36,9 @@ THREAD_CAPS = {
 }
 
 
-def participant_environment(run_directory: Path, base: Mapping[str, str], *, virtual_gpus: bool = True) -> dict[str, str]:
+def participant_environment(
+    run_directory: Path, base: Mapping[str, str], *, virtual_gpus: bool = True
+) -> dict[str, str]:
     """``base`` with all that makes a child a participant of the run in ``run_directory``.
 
     virtual_gpus: False leaves the NVIDIA libraries alone; the program only gets the virtual clock.
@@ -48,7 +50,9 @@ def participant_environment(run_directory: Path, base: Mapping[str, str], *, vir
         if not path.exists():
             raise RuntimeError(f"{path} is missing: install the package with pip, which builds it")
         if any(c in str(path) for c in ": "):
-            raise RuntimeError(f"LD_PRELOAD cannot carry the path {path}: install into a directory without blanks and colons")
+            raise RuntimeError(
+                f"LD_PRELOAD cannot carry the path {path}: install into a directory without blanks and colons"
+            )
     environment = dict(base)
     directory = str(paths[0].parent)
     earlier = environment.get("LD_PRELOAD", "")

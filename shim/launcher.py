@@ -13,7 +13,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -149,7 +148,9 @@ class Run:
         limit = time.monotonic() + _START_LIMIT_S
         while self.statistics().keeper_state != KeeperState.RUNNING:
             if self._keeper.poll() is not None or time.monotonic() > limit:
-                raise RunError(f"the time-keeper did not start (exit status {self._keeper.poll()}); see its message above")
+                raise RunError(
+                    f"the time-keeper did not start (exit status {self._keeper.poll()}); see its message above"
+                )
             time.sleep(0.002)
 
     def __enter__(self) -> Run:
@@ -185,7 +186,8 @@ class Run:
 
     def set_mode(self, mode: Mode, *, epoch_ns: int = 0) -> None:
         """Changes how the clock moves; ``epoch_ns`` > 0 also moves a stopped clock forward to that virtual
-        instant, and its date to that of HL_PAGE_EPOCH_DATE_NS (csrc/core/page.h)."""
+        instant, and its date to that of HL_PAGE_EPOCH_DATE_NS (csrc/core/page.h).
+        """
         status = self._core.lib.hl_control_set_mode(self._page, int(mode), epoch_ns, _REQUEST_LIMIT_MS)
         if status != 0:
             raise RunError("the time-keeper does not answer; has it been killed?")
@@ -206,7 +208,9 @@ class Run:
         found, index = [], 0
         while self._core.lib.hl_control_event(self._page, index, kind, text, count):
             found.append(
-                Event(self._core.ffi.string(kind).decode(), self._core.ffi.string(text).decode(errors="replace"), count[0])
+                Event(
+                    self._core.ffi.string(kind).decode(), self._core.ffi.string(text).decode(errors="replace"), count[0]
+                )
             )
             index += 1
         return found
@@ -280,8 +284,3 @@ class Run:
 def exit_status(returncode: int) -> int:
     """The status a shell would show: 128 + signal for a process that a signal ended."""
     return 128 - returncode if returncode < 0 else returncode
-
-
-def python() -> str:
-    """This interpreter, for the launcher's own services."""
-    return sys.executable

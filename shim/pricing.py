@@ -32,22 +32,6 @@ _UNKNOWN = 4
 _BATCH_MAX = 64
 _TAKE_MS = 100
 
-_DECLARATIONS = {
-    "hl_segment_open": "int hl_segment_open(const char *run_dir);",
-    "hl_price_serve": "void hl_price_serve(int32_t pid);",
-    "hl_price_statistics": """
-        typedef struct hl_price_totals {
-            uint64_t requests, answers, unknown_answers, evictions, lasting_evictions;
-            uint32_t names;
-            int32_t service_pid;
-        } hl_price_totals;
-        void hl_price_statistics(hl_price_totals *totals);
-    """,
-    "hl_timeline_device_launches": """
-        void hl_timeline_device_launches(uint32_t device, uint64_t *launches, uint64_t *unknown);
-    """,
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Launch:
@@ -134,18 +118,9 @@ class PricingError(RuntimeError):
     """A service that cannot start; the message says what to do."""
 
 
-def bind() -> Any:
-    """The core with the declarations that only services and reports need."""
-    bound = core()
-    for name, declaration in _DECLARATIONS.items():
-        if not hasattr(bound.lib, name):
-            bound.ffi.cdef(declaration)
-    return bound
-
-
 def attach(run_dir: Path | str) -> Any:
     """Maps a run's devices without taking part in it, and returns the core. Raises PricingError."""
-    bound = bind()
+    bound = core()
     status = bound.lib.hl_segment_open(os.fsencode(run_dir))
     if status != 0:
         raise PricingError(
@@ -157,7 +132,7 @@ def attach(run_dir: Path | str) -> Any:
 
 def statistics() -> PriceStatistics:
     """Counts of the run that this process is attached to."""
-    bound = bind()
+    bound = core()
     totals = bound.ffi.new("hl_price_totals *")
     bound.lib.hl_price_statistics(totals)
     return PriceStatistics(**{name: int(getattr(totals, name)) for name in PriceStatistics.__slots__})

@@ -103,9 +103,7 @@ def load(path: Path) -> Library:
             if symbol_name not in names:
                 raise ManifestError(f"{path.name}: entry point {base}: no symbol {symbol_name}")
         entry_points[base] = entries
-    return Library(
-        path.stem, head["title"], head["folder"], head["unsupported_result"], targets, symbols, entry_points
-    )
+    return Library(path.stem, head["title"], head["folder"], head["unsupported_result"], targets, symbols, entry_points)
 
 
 def stubs(library: Library, target: Target) -> str:
@@ -123,7 +121,7 @@ def stubs(library: Library, target: Target) -> str:
     lines += ["", "/* A real symbol without code fails the link here. */"]
     lines += [f"extern void {name}(void);" for name in real]
     lines += [
-        f"__attribute__((used)) static void (*const hl_real[])(void) = {{",
+        "__attribute__((used)) static void (*const hl_real[])(void) = {",
         *[f"    {name}," for name in real],
         "};",
         "",
@@ -150,9 +148,13 @@ def entry_points(library: Library) -> str:
         for version, symbol, flag in sorted(entries, key=lambda row: (-row[0], row[2]))
     ]
     lines += [f"extern void {name}(void);" for name in sorted({row[3] for row in rows})]
-    lines += ["", "const hl_entry_point hl_entry_points[] = {"]
+    lines += ["", "const hl_bridge_entry_point hl_bridge_entry_points[] = {"]
     lines += [f'    {{"{base}", {version}, {1 if flag else 0}, {symbol}}},' for base, version, flag, symbol in rows]
-    lines += ["};", "const unsigned hl_entry_points_count = sizeof hl_entry_points / sizeof *hl_entry_points;", ""]
+    lines += [
+        "};",
+        "const unsigned hl_bridge_entry_points_count = sizeof hl_bridge_entry_points / sizeof *hl_bridge_entry_points;",
+        "",
+    ]
     return "\n".join(lines)
 
 
@@ -161,11 +163,11 @@ def errors(path: Path) -> str:
     raw = tomllib.loads(path.read_text(encoding="utf-8"))
     lines = [f"/* Names and texts of result codes: {BANNER} */", '#include "bridge/errors.h"', ""]
     for table, rows in raw.items():
-        lines.append(f"const hl_error_text hl_errors_{table}[] = {{")
+        lines.append(f"const hl_bridge_error_text hl_bridge_errors_{table}[] = {{")
         for code, names in sorted((int(code), names) for code, names in rows.items()):
             quoted = ", ".join('"' + name.replace('"', '\\"') + '"' for name in names)
             lines.append(f"    {{{code}, {quoted}}},")
-        lines += ["};", f"const unsigned hl_errors_{table}_count = {len(rows)};", ""]
+        lines += ["};", f"const unsigned hl_bridge_errors_{table}_count = {len(rows)};", ""]
     return "\n".join(lines)
 
 
@@ -234,7 +236,9 @@ _HEADER_NAMES = {
     "cuda": re.compile(r"CUDAAPI\s+(cu[A-Z]\w+)\s*\("),
     "nvml": re.compile(r"DECLDIR\s+(?:char\s*\*\s*)?(nvml\w+)\s*\("),
 }
-_RENAMES = re.compile(r"#\s*define\s+((?:cu|nvml)[A-Z]\w+)\s+(?:__CUDA_API_PT(DS|SZ)\()?((?:cu|nvml)[A-Z]\w+)\)?\s*$", re.M)
+_RENAMES = re.compile(
+    r"#\s*define\s+((?:cu|nvml)[A-Z]\w+)\s+(?:__CUDA_API_PT(DS|SZ)\()?((?:cu|nvml)[A-Z]\w+)\)?\s*$", re.M
+)
 
 
 def names_of_header(text: str) -> set[str]:
@@ -251,7 +255,9 @@ def names_of_header(text: str) -> set[str]:
 
 def names_of_library(path: Path) -> set[str]:
     """Functions and objects that a shared library exports (needs binutils' nm)."""
-    listing = subprocess.run(["nm", "-D", "--defined-only", str(path)], capture_output=True, text=True, check=True).stdout
+    listing = subprocess.run(
+        ["nm", "-D", "--defined-only", str(path)], capture_output=True, text=True, check=True
+    ).stdout
     rows = (line.split() for line in listing.splitlines())
     names = {row[-1].split("@")[0] for row in rows if len(row) >= 2 and row[-2] in "TWDBRi"}
     return {name for name in names if re.match(r"_*(cuda|cu[A-Z]|cublas|nvml|p?nccl)", name)}

@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 import click
+
 from hyperlapse.cli.benchmark import BenchError, BenchOptions
 from hyperlapse.cli.progress import TerminalProgress
 from hyperlapse.validation.replay import folder_or_stop, replay

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+
 from hyperlapse.cli.benchmark import BenchError, BenchOptions, BenchRun, make_folder, run_bench
 from hyperlapse.cli.progress import Progress, TerminalProgress
 from hyperlapse.cli.workload import write_trace

@@ -162,7 +162,7 @@ static bool from_facts(const hl_device_facts *facts, uint32_t device, int attrib
     }
 }
 
-HL_EXPORT bool hl_attributes_get(uint32_t device, int attribute, int *value)
+HL_EXPORT bool hl_bridge_attributes_get(uint32_t device, int attribute, int *value)
 {
     const hl_device_facts *facts = hl_device_facts_of(device);
 
@@ -178,7 +178,7 @@ HL_EXPORT bool hl_attributes_get(uint32_t device, int attribute, int *value)
     return false;
 }
 
-HL_EXPORT void hl_attributes_uuid(uint32_t device, uint8_t uuid[16])
+HL_EXPORT void hl_bridge_attributes_uuid(uint32_t device, uint8_t uuid[16])
 {
     const hl_device_facts *facts = hl_device_facts_of(device);
     uint64_t hash = UINT64_C(1469598103934665603) + device;
@@ -191,16 +191,16 @@ HL_EXPORT void hl_attributes_uuid(uint32_t device, uint8_t uuid[16])
     }
 }
 
-HL_EXPORT void hl_attributes_uuid_text(uint32_t device, char text[48])
+HL_EXPORT void hl_bridge_attributes_uuid_text(uint32_t device, char text[48])
 {
     uint8_t u[16];
 
-    hl_attributes_uuid(device, u);
+    hl_bridge_attributes_uuid(device, u);
     snprintf(text, 48, "GPU-%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", u[0], u[1], u[2],
              u[3], u[4], u[5], u[6], u[7], u[8], u[9], u[10], u[11], u[12], u[13], u[14], u[15]);
 }
 
-HL_EXPORT void hl_attributes_pci_text(uint32_t device, char text[16])
+HL_EXPORT void hl_bridge_attributes_pci_text(uint32_t device, char text[16])
 {
     const hl_device_facts *facts = hl_device_facts_of(device);
 

@@ -8,13 +8,13 @@
 #include "core/device.h"
 
 /* Value of a CU_DEVICE_ATTRIBUTE_* (cudaDevAttr* has the same numbers). False: this attribute is not known here. */
-bool hl_attributes_get(uint32_t device, int attribute, int *value);
+bool hl_bridge_attributes_get(uint32_t device, int attribute, int *value);
 
 /* Stable over runs: made from the profile's name and the device's number. */
-void hl_attributes_uuid(uint32_t device, uint8_t uuid[16]);
-void hl_attributes_uuid_text(uint32_t device, char text[48]);
+void hl_bridge_attributes_uuid(uint32_t device, uint8_t uuid[16]);
+void hl_bridge_attributes_uuid_text(uint32_t device, char text[48]);
 
 /* "0000:1A:00.0", as cudaDeviceGetPCIBusId writes it. */
-void hl_attributes_pci_text(uint32_t device, char text[16]);
+void hl_bridge_attributes_pci_text(uint32_t device, char text[16]);
 
 #endif

@@ -1,9 +1,11 @@
 /* Reading cubins; see cubin.h.
  *
- * A cubin is an ELF file: the code of kernel K is the section ".text.K", whose sh_info holds the register count in its
- * upper byte; ".nv.shared.K" is its static shared memory, ".nv.info.K" a list of attributes, of which two are read:
- * launch bounds (0x05, EIATTR_MAX_THREADS) and, for all kernels together in ".nv.info", stack frames (0x11,
- * EIATTR_FRAME_SIZE). Checked against the metadata that Triton 3.6 and ptxas 12.8 print for the same kernels.
+ * A cubin is an ELF file. The code of kernel K is the section ".text.K"; its static shared memory is the size of
+ * ".nv.shared.K", less the kilobyte that the driver reserves where ".nv.shared.reserved.0" says so (compute capability
+ * 9.0). ".nv.info" is a list of attributes for all kernels, of which two are read, each a symbol and a value: registers
+ * (0x2f; before capability 9.0 they stand in the upper byte of sh_info) and stack frame (0x11). ".nv.info.K" has the
+ * launch bounds (0x05 for .maxntid, 0x10 for .reqntid). Checked against what `ptxas -v` of CUDA 12.8 and 12.9 prints
+ * for Triton 3.6's kernels and for hand-written ones (sm_80, sm_90).
  *
  * Inductor and Triton choose block sizes by these numbers, so they must be the real ones. Fatbins of the libraries are
  * compressed and are not opened: nobody asked for their registers (docs/limitations.md). */
@@ -15,7 +17,10 @@
 enum {
     INFO_FORMAT_VALUE32 = 4, /* EIFMT_SVAL: a size, then that many bytes */
     INFO_MAX_THREADS = 0x05,
+    INFO_REQUIRED_THREADS = 0x10,
     INFO_FRAME_SIZE = 0x11,
+    INFO_REGISTERS = 0x2f,
+    RESERVED_SHARED_BYTES = 1024,
     MACHINE_CUDA = 190, /* EM_CUDA */
 };
 
@@ -27,7 +32,7 @@ struct fatbin_header {
     uint64_t payload_bytes;
 };
 
-hl_image_format hl_cubin_format(const void *image)
+hl_bridge_image_format hl_bridge_cubin_format(const void *image)
 {
     uint32_t magic;
 
@@ -47,7 +52,7 @@ hl_image_format hl_cubin_format(const void *image)
     return HL_IMAGE_UNKNOWN;
 }
 
-size_t hl_cubin_size(const void *image)
+size_t hl_bridge_cubin_size(const void *image)
 {
     const Elf64_Ehdr *elf = image;
     const struct fatbin_header *fatbin = image;
@@ -78,7 +83,7 @@ static bool open_view(const void *image, struct view *view)
 {
     const Elf64_Ehdr *elf = image;
 
-    if (hl_cubin_format(image) != HL_IMAGE_CUBIN || !elf->e_shnum || elf->e_shstrndx >= elf->e_shnum)
+    if (hl_bridge_cubin_format(image) != HL_IMAGE_CUBIN || !elf->e_shnum || elf->e_shstrndx >= elf->e_shnum)
         return false;
     view->image = image;
     view->sections = (const Elf64_Shdr *)(view->image + elf->e_shoff);
@@ -144,7 +149,8 @@ static uint32_t symbol_index(const struct view *view, const char *name)
     return UINT32_MAX - 1;
 }
 
-bool hl_cubin_kernels(const void *image, void (*found)(const hl_cubin_kernel *kernel, void *user), void *user)
+bool hl_bridge_cubin_kernels(const void *image, void (*found)(const hl_bridge_cubin_kernel *kernel, void *user),
+                             void *user)
 {
     static const char PREFIX[] = ".text.";
     struct view view;
@@ -152,9 +158,10 @@ bool hl_cubin_kernels(const void *image, void (*found)(const hl_cubin_kernel *ke
     if (!open_view(image, &view))
         return false;
     const Elf64_Shdr *info_all = section(&view, ".nv.info", "");
+    uint32_t reserved = section(&view, ".nv.shared.reserved.0", "") ? RESERVED_SHARED_BYTES : 0;
     for (unsigned i = 0; i < view.count; i++) {
         const char *name = view.names + view.sections[i].sh_name;
-        hl_cubin_kernel kernel = {0};
+        hl_bridge_cubin_kernel kernel = {.registers = (int)(view.sections[i].sh_info >> 24)};
 
         if (strncmp(name, PREFIX, sizeof PREFIX - 1))
             continue;
@@ -162,21 +169,26 @@ bool hl_cubin_kernels(const void *image, void (*found)(const hl_cubin_kernel *ke
         const Elf64_Shdr *info = section(&view, ".nv.info.", kernel.name);
         if (!info) /* a device function that is no kernel has no parameters to describe */
             continue;
-        kernel.registers = (int)(view.sections[i].sh_info >> 24);
         const Elf64_Shdr *shared = section(&view, ".nv.shared.", kernel.name);
-        kernel.shared_bytes = shared ? (uint32_t)shared->sh_size : 0;
+        if (shared && shared->sh_size >= reserved)
+            kernel.shared_bytes = (uint32_t)shared->sh_size - reserved;
         const uint32_t *threads = info_value(&view, info, INFO_MAX_THREADS, UINT32_MAX);
+        if (!threads)
+            threads = info_value(&view, info, INFO_REQUIRED_THREADS, UINT32_MAX);
         if (threads)
             kernel.threads_max = (int)(threads[0] * threads[1] * threads[2]);
-        const uint32_t *frame =
-            info_all ? info_value(&view, info_all, INFO_FRAME_SIZE, symbol_index(&view, kernel.name)) : NULL;
+        uint32_t symbol = symbol_index(&view, kernel.name);
+        const uint32_t *frame = info_all ? info_value(&view, info_all, INFO_FRAME_SIZE, symbol) : NULL;
         kernel.local_bytes = frame ? frame[1] : 0;
+        const uint32_t *registers = info_all ? info_value(&view, info_all, INFO_REGISTERS, symbol) : NULL;
+        if (registers)
+            kernel.registers = (int)registers[1];
         found(&kernel, user);
     }
     return true;
 }
 
-bool hl_cubin_global(const void *image, const char *name, size_t *size_bytes)
+bool hl_bridge_cubin_global(const void *image, const char *name, size_t *size_bytes)
 {
     struct view view;
     const char *strings;

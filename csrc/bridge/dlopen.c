@@ -4,9 +4,10 @@
  * torch's fallback open ".../nvidia/cublas/lib/libcublas.so.13", and that file is the real one. This library is
  * preloaded, and it needs all the others, so that one entry in LD_PRELOAD brings them.
  *
- * It must end in a jump: libc looks for the library along the RPATH of whoever called dlopen, which it knows by the return
- * address. A call from here would make every dlopen of the program search our RPATH instead. Rejected: rtld-audit, which
- * slows down every symbol binding of the process and does not survive a scrubbed environment better than a preload. */
+ * It must end in a jump: libc looks for the library along the RPATH of whoever called dlopen, which it knows by the
+ * return address. A call from here would make every dlopen of the program search our RPATH instead. Rejected:
+ * rtld-audit, which slows down every symbol binding of the process and does not survive a scrubbed environment better
+ * than a preload. */
 #include <dlfcn.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -26,8 +27,8 @@ enum { PATH_BYTES = 512, SONAME_MAX = 32 };
 
 static char paths[sizeof sonames / sizeof *sonames][PATH_BYTES];
 
-__attribute__((visibility("hidden"))) void *(*hl_dlopen_real)(const char *, int);
-__attribute__((visibility("hidden"))) const char *hl_dlopen_target(const char *file);
+__attribute__((visibility("hidden"))) void *(*hl_bridge_dlopen_real)(const char *, int);
+__attribute__((visibility("hidden"))) const char *hl_bridge_dlopen_target(const char *file);
 
 /* A later file of the same library has digits after the soname: libcudart.so.13.0.96. */
 static bool is_named(const char *name, const char *soname)
@@ -37,7 +38,7 @@ static bool is_named(const char *name, const char *soname)
     return !strncmp(name, soname, length) && (!name[length] || name[length] == '.');
 }
 
-const char *hl_dlopen_target(const char *file)
+const char *hl_bridge_dlopen_target(const char *file)
 {
     const char *name;
 
@@ -56,9 +57,9 @@ const char *hl_dlopen_target(const char *file)
     }
     /* libcuda.so.580.95.05: the driver's file is named after the driver */
     if (!strncmp(name, "libcuda.so.", 11))
-        return hl_dlopen_target("libcuda.so.1");
+        return hl_bridge_dlopen_target("libcuda.so.1");
     if (!strncmp(name, "libnvidia-ml.so.", 16))
-        return hl_dlopen_target("libnvidia-ml.so.1");
+        return hl_bridge_dlopen_target("libnvidia-ml.so.1");
     return file;
 }
 
@@ -67,8 +68,8 @@ __attribute__((constructor)) static void find_libraries(void)
     Dl_info here;
     const char *slash;
 
-    hl_dlopen_real = (void *(*)(const char *, int))dlsym(RTLD_NEXT, "dlopen");
-    if (!hl_dlopen_real)
+    hl_bridge_dlopen_real = (void *(*)(const char *, int))dlsym(RTLD_NEXT, "dlopen");
+    if (!hl_bridge_dlopen_real)
         hl_report_fatal("libc has no dlopen; is this glibc 2.34 or later?");
     if (!dladdr((void *)find_libraries, &here) || !(slash = strrchr(here.dli_fname, '/')))
         return;
@@ -83,8 +84,8 @@ __attribute__((constructor)) static void find_libraries(void)
     }
 }
 
-/* dlopen(file, mode): the arguments are kept over hl_dlopen_target, then control is handed on with the caller's return
- * address in place. Before our constructor ran there is nothing to hand on to: the first use resolves it. */
+/* dlopen(file, mode): the arguments are kept over hl_bridge_dlopen_target, then control is handed on with the caller's
+ * return address in place. Before our constructor ran there is nothing to hand on to: the first use resolves it. */
 __asm__(".text\n"
         ".globl dlopen\n"
         ".type dlopen, @function\n"
@@ -93,15 +94,15 @@ __asm__(".text\n"
         "    subq $24, %rsp\n"
         "    movl %esi, 8(%rsp)\n"
         "    movq %rdi, 16(%rsp)\n"
-        "    cmpq $0, hl_dlopen_real(%rip)\n"
+        "    cmpq $0, hl_bridge_dlopen_real(%rip)\n"
         "    jne 1f\n"
-        "    call hl_dlopen_start\n"
+        "    call hl_bridge_dlopen_start\n"
         "    movq 16(%rsp), %rdi\n"
-        "1:  call hl_dlopen_target\n"
+        "1:  call hl_bridge_dlopen_target\n"
         "    movq %rax, %rdi\n"
         "    movl 8(%rsp), %esi\n"
         "    addq $24, %rsp\n"
-        "    jmp *hl_dlopen_real(%rip)\n"
+        "    jmp *hl_bridge_dlopen_real(%rip)\n"
         ".size dlopen, . - dlopen\n");
 
-__attribute__((visibility("hidden"), used)) void hl_dlopen_start(void) { find_libraries(); }
+__attribute__((visibility("hidden"), used)) void hl_bridge_dlopen_start(void) { find_libraries(); }

@@ -50,7 +50,7 @@ static const char *compute_name(int compute)
     }
 }
 
-static const char *name_of(const hl_gemm *gemm)
+static const char *name_of(const hl_bridge_gemm *gemm)
 {
     static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
     static struct {
@@ -80,7 +80,7 @@ static const char *name_of(const hl_gemm *gemm)
     return name;
 }
 
-HL_EXPORT bool hl_gemm_launch(const hl_gemm *gemm, hl_bridge_stream *stream)
+HL_EXPORT bool hl_bridge_gemm_launch(const hl_bridge_gemm *gemm, hl_bridge_stream *stream)
 {
     hl_launch launch = {.kind = HL_LAUNCH_GEMM,
                         .device = stream->device,

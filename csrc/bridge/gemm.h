@@ -26,14 +26,14 @@ enum {
 enum { HL_TYPE_32F = 0, HL_TYPE_64F = 1, HL_TYPE_16F = 2, HL_TYPE_32C = 4, HL_TYPE_64C = 5, HL_TYPE_16BF = 14 };
 
 /* In row-major terms: d[m,n] = a[m,k] * b[k,n] for each of batch; transposed: stored as [k,m] and [n,k]. */
-typedef struct hl_gemm {
+typedef struct hl_bridge_gemm {
     int a_type, b_type, d_type; /* cudaDataType_t */
     int compute;                /* cublasComputeType_t */
     int64_t m, n, k, batch;
     bool a_transposed, b_transposed;
-} hl_gemm;
+} hl_bridge_gemm;
 
 /* Puts it on the stream. False: a type that has no name here. An empty product is no launch. */
-bool hl_gemm_launch(const hl_gemm *gemm, hl_bridge_stream *stream);
+bool hl_bridge_gemm_launch(const hl_bridge_gemm *gemm, hl_bridge_stream *stream);
 
 #endif

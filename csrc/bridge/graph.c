@@ -15,7 +15,7 @@
 struct recipe {
     _Atomic uint32_t users;
     hl_graph *launches; /* NULL: empty */
-    hl_effect *effects;
+    hl_bridge_effect *effects;
     uint32_t effects_count, effects_room;
 };
 
@@ -35,8 +35,8 @@ struct capture {
 
 enum { CAPTURES = 64 };
 
-static hl_slab graphs = HL_SLAB(struct graph, 1u << 20);
-static hl_slab execs = HL_SLAB(struct graph, 1u << 20);
+static hl_bridge_slab graphs = HL_SLAB(struct graph, 1u << 20);
+static hl_bridge_slab execs = HL_SLAB(struct graph, 1u << 20);
 static struct capture captures[CAPTURES];
 static _Atomic int capturing; /* captures in progress: the common case is none */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -72,7 +72,7 @@ static struct capture *capture_of(const hl_bridge_stream *stream)
     return NULL;
 }
 
-HL_EXPORT void hl_effect_apply(const hl_effect *effect)
+HL_EXPORT void hl_bridge_effect_apply(const hl_bridge_effect *effect)
 {
     char *target = effect->target;
     const char *source = effect->source;
@@ -90,12 +90,12 @@ HL_EXPORT void hl_effect_apply(const hl_effect *effect)
     }
 }
 
-HL_EXPORT void hl_graph_effect(hl_bridge_stream *stream, const hl_effect *effect)
+HL_EXPORT void hl_bridge_graph_effect(hl_bridge_stream *stream, const hl_bridge_effect *effect)
 {
     struct capture *capture;
 
     if (!capturing || !hl_graph_capturing(stream->line)) {
-        hl_effect_apply(effect);
+        hl_bridge_effect_apply(effect);
         return;
     }
     pthread_mutex_lock(&lock);
@@ -104,7 +104,7 @@ HL_EXPORT void hl_graph_effect(hl_bridge_stream *stream, const hl_effect *effect
         struct recipe *recipe = capture->graph->recipe;
         if (recipe->effects_count == recipe->effects_room) {
             uint32_t room = recipe->effects_room ? recipe->effects_room * 2 : 16;
-            hl_effect *grown = realloc(recipe->effects, room * sizeof *grown);
+            hl_bridge_effect *grown = realloc(recipe->effects, room * sizeof *grown);
             if (!grown)
                 capture->lost = true;
             else {
@@ -118,7 +118,7 @@ HL_EXPORT void hl_graph_effect(hl_bridge_stream *stream, const hl_effect *effect
     pthread_mutex_unlock(&lock);
 }
 
-HL_EXPORT CUresult hl_graph_forbid(void)
+HL_EXPORT CUresult hl_bridge_graph_forbid(void)
 {
     CUresult result = CUDA_SUCCESS;
     int32_t tid;
@@ -140,7 +140,7 @@ HL_EXPORT CUresult hl_graph_forbid(void)
     return result;
 }
 
-HL_EXPORT CUresult hl_graph_forbid_device(void)
+HL_EXPORT CUresult hl_bridge_graph_forbid_device(void)
 {
     CUresult result = CUDA_SUCCESS;
 
@@ -156,7 +156,7 @@ HL_EXPORT CUresult hl_graph_forbid_device(void)
     return result;
 }
 
-HL_EXPORT CUresult hl_graph_invalidate(hl_bridge_stream *stream)
+HL_EXPORT CUresult hl_bridge_graph_invalidate(hl_bridge_stream *stream)
 {
     struct capture *capture;
 
@@ -168,7 +168,7 @@ HL_EXPORT CUresult hl_graph_invalidate(hl_bridge_stream *stream)
     return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
 }
 
-HL_EXPORT CUresult hl_graph_capture_begin(hl_bridge_stream *stream, CUstreamCaptureMode mode)
+HL_EXPORT CUresult hl_bridge_graph_capture_begin(hl_bridge_stream *stream, CUstreamCaptureMode mode)
 {
     struct capture *capture = NULL;
     CUresult result = CUDA_SUCCESS;
@@ -184,14 +184,14 @@ HL_EXPORT CUresult hl_graph_capture_begin(hl_bridge_stream *stream, CUstreamCapt
     for (int i = 0; i < CAPTURES && !capture; i++)
         if (!captures[i].id)
             capture = &captures[i];
-    struct graph *graph = capture ? hl_slab_take(&graphs) : NULL;
+    struct graph *graph = capture ? hl_bridge_slab_take(&graphs) : NULL;
     if (graph)
         graph->recipe = recipe_new();
     if (!graph || !graph->recipe) {
         result = CUDA_ERROR_OUT_OF_MEMORY;
     } else if (hl_graph_begin(stream->line)) {
         recipe_drop(graph->recipe);
-        hl_slab_give(&graphs, graph);
+        hl_bridge_slab_give(&graphs, graph);
         result = CUDA_ERROR_ILLEGAL_STATE;
     } else {
         *capture = (struct capture){.id = hl_graph_capture_id(stream->line),
@@ -205,7 +205,7 @@ HL_EXPORT CUresult hl_graph_capture_begin(hl_bridge_stream *stream, CUstreamCapt
     return result;
 }
 
-HL_EXPORT CUresult hl_graph_capture_end(hl_bridge_stream *stream, CUgraph *handle)
+HL_EXPORT CUresult hl_bridge_graph_capture_end(hl_bridge_stream *stream, CUgraph *handle)
 {
     CUresult result = CUDA_SUCCESS;
     struct capture *capture;
@@ -227,7 +227,7 @@ HL_EXPORT CUresult hl_graph_capture_end(hl_bridge_stream *stream, CUgraph *handl
         if (capture->lost || !handle) {
             result = capture->lost ? CUDA_ERROR_STREAM_CAPTURE_INVALIDATED : CUDA_ERROR_INVALID_VALUE;
             recipe_drop(graph->recipe);
-            hl_slab_give(&graphs, graph);
+            hl_bridge_slab_give(&graphs, graph);
         } else {
             *handle = (CUgraph)graph;
         }
@@ -238,7 +238,7 @@ HL_EXPORT CUresult hl_graph_capture_end(hl_bridge_stream *stream, CUgraph *handl
     return result;
 }
 
-HL_EXPORT CUstreamCaptureStatus hl_graph_capture_status(hl_bridge_stream *stream)
+HL_EXPORT CUstreamCaptureStatus hl_bridge_graph_capture_status(hl_bridge_stream *stream)
 {
     CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
 
@@ -252,7 +252,7 @@ HL_EXPORT CUstreamCaptureStatus hl_graph_capture_status(hl_bridge_stream *stream
     return status;
 }
 
-HL_EXPORT void hl_graph_capture_info(hl_bridge_stream *stream, cuuint64_t *id, CUgraph *graph)
+HL_EXPORT void hl_bridge_graph_capture_info(hl_bridge_stream *stream, cuuint64_t *id, CUgraph *graph)
 {
     pthread_mutex_lock(&lock);
     struct capture *capture = capturing ? capture_of(stream) : NULL;
@@ -263,7 +263,7 @@ HL_EXPORT void hl_graph_capture_info(hl_bridge_stream *stream, cuuint64_t *id, C
     pthread_mutex_unlock(&lock);
 }
 
-HL_EXPORT CUresult hl_graph_exchange_mode(CUstreamCaptureMode *mode)
+HL_EXPORT CUresult hl_bridge_graph_exchange_mode(CUstreamCaptureMode *mode)
 {
     CUstreamCaptureMode before = thread_mode;
 
@@ -274,9 +274,9 @@ HL_EXPORT CUresult hl_graph_exchange_mode(CUstreamCaptureMode *mode)
     return CUDA_SUCCESS;
 }
 
-HL_EXPORT CUresult hl_graph_create(CUgraph *handle)
+HL_EXPORT CUresult hl_bridge_graph_create(CUgraph *handle)
 {
-    struct graph *graph = handle ? hl_slab_take(&graphs) : NULL;
+    struct graph *graph = handle ? hl_bridge_slab_take(&graphs) : NULL;
 
     if (!handle)
         return CUDA_ERROR_INVALID_VALUE;
@@ -288,28 +288,28 @@ HL_EXPORT CUresult hl_graph_create(CUgraph *handle)
     return CUDA_SUCCESS;
 }
 
-static CUresult destroy(hl_slab *slab, void *handle)
+static CUresult destroy(hl_bridge_slab *slab, void *handle)
 {
     struct graph *graph = handle;
 
-    if (!hl_slab_owns(slab, handle))
+    if (!hl_bridge_slab_owns(slab, handle))
         return CUDA_ERROR_INVALID_VALUE;
     recipe_drop(graph->recipe);
-    hl_slab_give(slab, graph);
+    hl_bridge_slab_give(slab, graph);
     return CUDA_SUCCESS;
 }
 
-HL_EXPORT CUresult hl_graph_destroy(CUgraph graph) { return destroy(&graphs, graph); }
+HL_EXPORT CUresult hl_bridge_graph_destroy(CUgraph graph) { return destroy(&graphs, graph); }
 
-HL_EXPORT CUresult hl_graph_exec_destroy(CUgraphExec exec) { return destroy(&execs, exec); }
+HL_EXPORT CUresult hl_bridge_graph_exec_destroy(CUgraphExec exec) { return destroy(&execs, exec); }
 
-HL_EXPORT CUresult hl_graph_instantiate(CUgraph handle, CUgraphExec *exec)
+HL_EXPORT CUresult hl_bridge_graph_instantiate(CUgraph handle, CUgraphExec *exec)
 {
     struct graph *graph = (struct graph *)handle, *made;
 
-    if (!exec || !hl_slab_owns(&graphs, handle))
+    if (!exec || !hl_bridge_slab_owns(&graphs, handle))
         return CUDA_ERROR_INVALID_VALUE;
-    made = hl_slab_take(&execs);
+    made = hl_bridge_slab_take(&execs);
     if (!made)
         return CUDA_ERROR_OUT_OF_MEMORY;
     graph->recipe->users++;
@@ -318,11 +318,11 @@ HL_EXPORT CUresult hl_graph_instantiate(CUgraph handle, CUgraphExec *exec)
     return CUDA_SUCCESS;
 }
 
-HL_EXPORT CUresult hl_graph_exec_update(CUgraphExec handle, CUgraph from)
+HL_EXPORT CUresult hl_bridge_graph_exec_update(CUgraphExec handle, CUgraph from)
 {
     struct graph *exec = (struct graph *)handle, *graph = (struct graph *)from;
 
-    if (!hl_slab_owns(&execs, handle) || !hl_slab_owns(&graphs, from))
+    if (!hl_bridge_slab_owns(&execs, handle) || !hl_bridge_slab_owns(&graphs, from))
         return CUDA_ERROR_INVALID_VALUE;
     graph->recipe->users++;
     recipe_drop(exec->recipe);
@@ -330,38 +330,38 @@ HL_EXPORT CUresult hl_graph_exec_update(CUgraphExec handle, CUgraph from)
     return CUDA_SUCCESS;
 }
 
-HL_EXPORT CUresult hl_graph_exec_valid(CUgraphExec exec)
+HL_EXPORT CUresult hl_bridge_graph_exec_valid(CUgraphExec exec)
 {
-    return hl_slab_owns(&execs, exec) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+    return hl_bridge_slab_owns(&execs, exec) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
 
-HL_EXPORT CUresult hl_graph_exec_launch(CUgraphExec handle, hl_bridge_stream *stream)
+HL_EXPORT CUresult hl_bridge_graph_exec_launch(CUgraphExec handle, hl_bridge_stream *stream)
 {
     struct graph *exec = (struct graph *)handle;
 
-    if (!hl_slab_owns(&execs, handle))
+    if (!hl_bridge_slab_owns(&execs, handle))
         return CUDA_ERROR_INVALID_VALUE;
     if (exec->recipe->launches)
         hl_graph_launch(exec->recipe->launches, stream->line);
     for (uint32_t i = 0; i < exec->recipe->effects_count; i++)
-        hl_graph_effect(stream, &exec->recipe->effects[i]);
+        hl_bridge_graph_effect(stream, &exec->recipe->effects[i]);
     return CUDA_SUCCESS;
 }
 
-HL_EXPORT CUresult hl_graph_count(CUgraph handle, size_t *nodes)
+HL_EXPORT CUresult hl_bridge_graph_count(CUgraph handle, size_t *nodes)
 {
     struct graph *graph = (struct graph *)handle;
 
-    if (!nodes || !hl_slab_owns(&graphs, handle))
+    if (!nodes || !hl_bridge_slab_owns(&graphs, handle))
         return CUDA_ERROR_INVALID_VALUE;
     *nodes = graph->recipe->launches ? hl_graph_nodes(graph->recipe->launches) : 0;
     return CUDA_SUCCESS;
 }
 
-HL_EXPORT CUresult hl_graph_list(CUgraph handle, CUgraphNode *nodes, size_t *count)
+HL_EXPORT CUresult hl_bridge_graph_list(CUgraph handle, CUgraphNode *nodes, size_t *count)
 {
     size_t have, room = count ? *count : 0;
-    CUresult result = hl_graph_count(handle, &have);
+    CUresult result = hl_bridge_graph_count(handle, &have);
 
     if (result || !count)
         return result ? result : CUDA_ERROR_INVALID_VALUE;

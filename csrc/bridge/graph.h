@@ -12,42 +12,43 @@
 #include "bridge/stream.h"
 
 /* Bytes that an operation moves: a copy, or a fill when source is NULL. */
-typedef struct hl_effect {
+typedef struct hl_bridge_effect {
     void *target;
     const void *source;
     size_t target_pitch, source_pitch, width, height; /* bytes, bytes, bytes, rows */
     uint32_t pattern;
     unsigned pattern_bytes;
-} hl_effect;
+} hl_bridge_effect;
 
-void hl_effect_apply(const hl_effect *effect);
+void hl_bridge_effect_apply(const hl_bridge_effect *effect);
 /* Applies it, or keeps it for the graph when the stream is capturing. */
-void hl_graph_effect(hl_bridge_stream *stream, const hl_effect *effect);
+void hl_bridge_graph_effect(hl_bridge_stream *stream, const hl_bridge_effect *effect);
 
-/* CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED where the calling thread must not make a call that a capture forbids (cudaMalloc,
- * cudaEventQuery, ...): that is, under a capture in global mode of any thread or in thread-local mode of its own. */
-CUresult hl_graph_forbid(void);
+/* CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED where the calling thread must not make a call that a capture forbids
+ * (cudaMalloc, cudaEventQuery, ...): that is, under a capture in global mode of any thread or in thread-local mode of
+ * its own. */
+CUresult hl_bridge_graph_forbid(void);
 /* The same for calls that are forbidden while any stream of the device captures (device synchronisation). */
-CUresult hl_graph_forbid_device(void);
+CUresult hl_bridge_graph_forbid_device(void);
 /* A forbidden call on this very stream: the capture is lost. */
-CUresult hl_graph_invalidate(hl_bridge_stream *stream);
+CUresult hl_bridge_graph_invalidate(hl_bridge_stream *stream);
 
-CUresult hl_graph_capture_begin(hl_bridge_stream *stream, CUstreamCaptureMode mode);
-CUresult hl_graph_capture_end(hl_bridge_stream *stream, CUgraph *graph);
-CUstreamCaptureStatus hl_graph_capture_status(hl_bridge_stream *stream);
+CUresult hl_bridge_graph_capture_begin(hl_bridge_stream *stream, CUstreamCaptureMode mode);
+CUresult hl_bridge_graph_capture_end(hl_bridge_stream *stream, CUgraph *graph);
+CUstreamCaptureStatus hl_bridge_graph_capture_status(hl_bridge_stream *stream);
 /* id and graph of the capture that the stream takes part in; 0 and NULL without one. */
-void hl_graph_capture_info(hl_bridge_stream *stream, cuuint64_t *id, CUgraph *graph);
-CUresult hl_graph_exchange_mode(CUstreamCaptureMode *mode);
+void hl_bridge_graph_capture_info(hl_bridge_stream *stream, cuuint64_t *id, CUgraph *graph);
+CUresult hl_bridge_graph_exchange_mode(CUstreamCaptureMode *mode);
 
-CUresult hl_graph_create(CUgraph *graph);
-CUresult hl_graph_destroy(CUgraph graph);
-CUresult hl_graph_instantiate(CUgraph graph, CUgraphExec *exec);
-CUresult hl_graph_exec_destroy(CUgraphExec exec);
-CUresult hl_graph_exec_launch(CUgraphExec exec, hl_bridge_stream *stream);
-CUresult hl_graph_exec_update(CUgraphExec exec, CUgraph graph);
-CUresult hl_graph_count(CUgraph graph, size_t *nodes);
+CUresult hl_bridge_graph_create(CUgraph *graph);
+CUresult hl_bridge_graph_destroy(CUgraph graph);
+CUresult hl_bridge_graph_instantiate(CUgraph graph, CUgraphExec *exec);
+CUresult hl_bridge_graph_exec_destroy(CUgraphExec exec);
+CUresult hl_bridge_graph_exec_launch(CUgraphExec exec, hl_bridge_stream *stream);
+CUresult hl_bridge_graph_exec_update(CUgraphExec exec, CUgraph graph);
+CUresult hl_bridge_graph_count(CUgraph graph, size_t *nodes);
 /* Opaque node handles, in launch order. */
-CUresult hl_graph_list(CUgraph graph, CUgraphNode *nodes, size_t *count);
-CUresult hl_graph_exec_valid(CUgraphExec exec);
+CUresult hl_bridge_graph_list(CUgraph graph, CUgraphNode *nodes, size_t *count);
+CUresult hl_bridge_graph_exec_valid(CUgraphExec exec);
 
 #endif

@@ -1,6 +1,6 @@
 /* Kernel launches; see launch.h.
  *
- * Arguments are not read: kernels do not run. An integration that gives a kernel a functional effect reads them itself. */
+ * Arguments are not read: kernels do not run. An integration that gives a kernel a functional effect does so above CUDA. */
 #include "bridge/launch.h"
 
 #include <pthread.h>
@@ -10,7 +10,7 @@
 #include "core/export.h"
 
 /* A registered name lies in the library that brought it, which may be unloaded; the timeline keeps names for ever. */
-static const char *keep_name(hl_kernel *kernel)
+static const char *keep_name(hl_bridge_kernel *kernel)
 {
     static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
@@ -26,7 +26,7 @@ static const char *keep_name(hl_kernel *kernel)
     return kernel->name;
 }
 
-HL_EXPORT bool hl_launch_shape_valid(const hl_launch_shape *shape)
+HL_EXPORT bool hl_bridge_launch_shape_valid(const hl_bridge_launch_shape *shape)
 {
     static const unsigned grid_max[3] = {2147483647u, 65535u, 65535u}, block_max[3] = {1024, 1024, 64};
 
@@ -36,24 +36,25 @@ HL_EXPORT bool hl_launch_shape_valid(const hl_launch_shape *shape)
     return shape->block[0] * shape->block[1] * shape->block[2] <= 1024;
 }
 
-HL_EXPORT CUresult hl_launch_kernel(hl_kernel *kernel, const hl_launch_shape *shape, hl_bridge_stream *stream)
+HL_EXPORT CUresult hl_bridge_launch_kernel(hl_bridge_kernel *kernel, const hl_bridge_launch_shape *shape,
+                                           hl_bridge_stream *stream)
 {
     hl_launch launch = {.kind = HL_LAUNCH_KERNEL, .device = stream->device};
     unsigned threads = shape->block[0] * shape->block[1] * shape->block[2];
     int limit;
 
-    if (!hl_launch_shape_valid(shape))
+    if (!hl_bridge_launch_shape_valid(shape))
         return CUDA_ERROR_INVALID_VALUE;
     if (kernel->threads_max && threads > (unsigned)kernel->threads_max)
         return CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES;
     if (shape->dynamic_shared_bytes) {
-        hl_kernel_attribute(kernel, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, stream->device, &limit);
+        hl_bridge_kernel_attribute(kernel, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, stream->device, &limit);
         if (shape->dynamic_shared_bytes > (unsigned)limit)
             return CUDA_ERROR_INVALID_VALUE;
     }
     if (shape->cooperative) {
         uint64_t blocks = (uint64_t)shape->grid[0] * shape->grid[1] * shape->grid[2];
-        int each = hl_occupancy_blocks(kernel, stream->device, threads, shape->dynamic_shared_bytes);
+        int each = hl_bridge_occupancy_blocks(kernel, stream->device, threads, shape->dynamic_shared_bytes);
         if (blocks > (uint64_t)each * (uint64_t)hl_device_facts_of(stream->device)->multiprocessors)
             return CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE;
     }

@@ -17,10 +17,10 @@ static CUresult code_of(int error)
     }
 }
 
-HL_EXPORT CUresult hl_memory_allocate(hl_memory_kind kind, size_t size_bytes, void **pointer)
+HL_EXPORT CUresult hl_bridge_memory_allocate(hl_memory_kind kind, size_t size_bytes, void **pointer)
 {
-    hl_context *context = hl_context_current();
-    CUresult result = hl_graph_forbid();
+    hl_bridge_context *context = hl_bridge_context_current();
+    CUresult result = hl_bridge_graph_forbid();
 
     if (!pointer)
         return CUDA_ERROR_INVALID_VALUE;
@@ -31,14 +31,14 @@ HL_EXPORT CUresult hl_memory_allocate(hl_memory_kind kind, size_t size_bytes, vo
     return code_of(hl_ledger_allocate(context->device, kind, size_bytes, pointer));
 }
 
-HL_EXPORT CUresult hl_memory_free(void *pointer, bool host)
+HL_EXPORT CUresult hl_bridge_memory_free(void *pointer, bool host)
 {
     hl_memory memory;
     CUresult result;
 
     if (!pointer)
         return CUDA_SUCCESS;
-    result = hl_graph_forbid();
+    result = hl_bridge_graph_forbid();
     if (result)
         return result;
     if (!hl_ledger_find(pointer, &memory) || memory.base != (uintptr_t)pointer ||
@@ -51,7 +51,7 @@ HL_EXPORT CUresult hl_memory_free(void *pointer, bool host)
     return code_of(hl_ledger_free(pointer));
 }
 
-HL_EXPORT CUresult hl_memory_register(void *pointer, size_t size_bytes)
+HL_EXPORT CUresult hl_bridge_memory_register(void *pointer, size_t size_bytes)
 {
     if (!pointer || !size_bytes)
         return CUDA_ERROR_INVALID_VALUE;
@@ -60,19 +60,18 @@ HL_EXPORT CUresult hl_memory_register(void *pointer, size_t size_bytes)
     return CUDA_SUCCESS;
 }
 
-HL_EXPORT CUresult hl_memory_unregister(void *pointer)
+HL_EXPORT CUresult hl_bridge_memory_unregister(void *pointer)
 {
     hl_memory memory;
 
-    if (!hl_ledger_find(pointer, &memory) || memory.kind != HL_MEMORY_REGISTERED ||
-        memory.base != (uintptr_t)pointer)
+    if (!hl_ledger_find(pointer, &memory) || memory.kind != HL_MEMORY_REGISTERED || memory.base != (uintptr_t)pointer)
         return CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED;
     return code_of(hl_ledger_free(pointer));
 }
 
-HL_EXPORT CUresult hl_memory_info(size_t *free_bytes, size_t *total_bytes)
+HL_EXPORT CUresult hl_bridge_memory_info(size_t *free_bytes, size_t *total_bytes)
 {
-    hl_context *context = hl_context_current();
+    hl_bridge_context *context = hl_bridge_context_current();
     size_t free_now, total;
 
     if (!context)
@@ -85,13 +84,13 @@ HL_EXPORT CUresult hl_memory_info(size_t *free_bytes, size_t *total_bytes)
     return CUDA_SUCCESS;
 }
 
-HL_EXPORT void hl_memory_of(const void *pointer, hl_memory *memory)
+HL_EXPORT void hl_bridge_memory_of(const void *pointer, hl_memory *memory)
 {
     if (!hl_ledger_find(pointer, memory))
         *memory = (hl_memory){.kind = HL_MEMORY_NONE};
 }
 
-HL_EXPORT bool hl_memory_on_device(const hl_memory *memory)
+HL_EXPORT bool hl_bridge_memory_on_device(const hl_memory *memory)
 {
     return memory->kind == HL_MEMORY_DEVICE || memory->kind == HL_MEMORY_MANAGED || memory->kind == HL_MEMORY_RESERVED;
 }
@@ -105,25 +104,26 @@ static bool inside(const hl_memory *memory, const void *pointer, size_t bytes)
 
 static size_t span(size_t pitch, size_t width, size_t height) { return height ? pitch * (height - 1) + width : 0; }
 
-HL_EXPORT CUresult hl_memory_copy(const hl_effect *copy, hl_direction direction, hl_bridge_stream *stream, bool wait)
+HL_EXPORT CUresult hl_bridge_memory_copy(const hl_bridge_effect *copy, hl_bridge_direction direction,
+                                         hl_bridge_stream *stream, bool wait)
 {
     static const char *const names[] = {[HL_H2D] = "h2d", [HL_D2H] = "d2h", [HL_D2D] = "d2d"};
     hl_launch launch = {.kind = HL_LAUNCH_COPY, .device = stream->device};
     size_t bytes = copy->width * copy->height;
     hl_memory target, source;
-    hl_direction is;
+    hl_bridge_direction is;
 
     if (!bytes)
         return CUDA_SUCCESS;
     if (!copy->target || !copy->source ||
         (copy->height > 1 && (copy->width > copy->target_pitch || copy->width > copy->source_pitch)))
         return CUDA_ERROR_INVALID_VALUE;
-    hl_memory_of(copy->target, &target);
-    hl_memory_of(copy->source, &source);
+    hl_bridge_memory_of(copy->target, &target);
+    hl_bridge_memory_of(copy->source, &source);
     if (!inside(&target, copy->target, span(copy->target_pitch, copy->width, copy->height)) ||
         !inside(&source, copy->source, span(copy->source_pitch, copy->width, copy->height)))
         return CUDA_ERROR_INVALID_VALUE;
-    bool to = hl_memory_on_device(&target), from = hl_memory_on_device(&source);
+    bool to = hl_bridge_memory_on_device(&target), from = hl_bridge_memory_on_device(&source);
     is = to ? from ? HL_D2D : HL_H2D : from ? HL_D2H : HL_H2H;
     /* Managed memory is both; else a direction that contradicts the pointers is an error. */
     if (direction != HL_ANY && direction != is && target.kind != HL_MEMORY_MANAGED && source.kind != HL_MEMORY_MANAGED)
@@ -134,23 +134,23 @@ HL_EXPORT CUresult hl_memory_copy(const hl_effect *copy, hl_direction direction,
         hl_timeline_launch(stream->line, &launch);
     }
     if (bytes <= HL_COPY_BYTES_MAX || is == HL_H2H)
-        hl_graph_effect(stream, copy);
+        hl_bridge_graph_effect(stream, copy);
     /* A copy into pageable host memory is synchronous even when asked for asynchronously; one between devices never
      * is (CUDA runtime API, "API synchronization behavior"). */
     if ((wait && is != HL_D2D) || (is == HL_D2H && target.kind == HL_MEMORY_NONE))
-        return hl_graph_capturing(stream->line) ? CUDA_SUCCESS : hl_stream_wait(stream);
+        return hl_graph_capturing(stream->line) ? CUDA_SUCCESS : hl_bridge_stream_wait(stream);
     return CUDA_SUCCESS;
 }
 
-HL_EXPORT CUresult hl_memory_copy_bytes(void *target, const void *source, size_t bytes, hl_direction direction,
-                                        hl_bridge_stream *stream, bool wait)
+HL_EXPORT CUresult hl_bridge_memory_copy_bytes(void *target, const void *source, size_t bytes,
+                                               hl_bridge_direction direction, hl_bridge_stream *stream, bool wait)
 {
-    hl_effect copy = {.target = target, .source = source, .width = bytes, .height = 1};
+    hl_bridge_effect copy = {.target = target, .source = source, .width = bytes, .height = 1};
 
-    return hl_memory_copy(&copy, direction, stream, wait);
+    return hl_bridge_memory_copy(&copy, direction, stream, wait);
 }
 
-HL_EXPORT CUresult hl_memory_fill(const hl_effect *fill, hl_bridge_stream *stream, bool wait)
+HL_EXPORT CUresult hl_bridge_memory_fill(const hl_bridge_effect *fill, hl_bridge_stream *stream, bool wait)
 {
     hl_launch launch = {.kind = HL_LAUNCH_MEMSET, .device = stream->device, .name = "memset"};
     size_t bytes = fill->width * fill->height;
@@ -158,14 +158,14 @@ HL_EXPORT CUresult hl_memory_fill(const hl_effect *fill, hl_bridge_stream *strea
 
     if (!bytes)
         return CUDA_SUCCESS;
-    hl_memory_of(fill->target, &target);
+    hl_bridge_memory_of(fill->target, &target);
     if (target.kind == HL_MEMORY_NONE || (fill->height > 1 && fill->width > fill->target_pitch) ||
         !inside(&target, fill->target, span(fill->target_pitch, fill->width, fill->height)))
         return CUDA_ERROR_INVALID_VALUE;
     launch.arg[0] = (int64_t)bytes;
     hl_timeline_launch(stream->line, &launch);
     if (bytes <= HL_COPY_BYTES_MAX)
-        hl_graph_effect(stream, fill);
+        hl_bridge_graph_effect(stream, fill);
     /* cudaMemset is asynchronous but for pinned host memory. */
-    return wait && !hl_memory_on_device(&target) ? hl_stream_wait(stream) : CUDA_SUCCESS;
+    return wait && !hl_bridge_memory_on_device(&target) ? hl_bridge_stream_wait(stream) : CUDA_SUCCESS;
 }

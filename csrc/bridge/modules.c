@@ -19,19 +19,19 @@
 #include "core/export.h"
 #include "core/ledger.h"
 
-struct hl_module {
+struct hl_bridge_module {
     uint32_t live;
-    hl_image_format format;
-    bool registered;          /* by nvcc's start-up code, which owns the image */
-    void *image;              /* our copy; NULL for registered ones */
-    hl_kernel **kernels;
+    hl_bridge_image_format format;
+    bool registered; /* by nvcc's start-up code, which owns the image */
+    void *image;     /* our copy; NULL for registered ones */
+    hl_bridge_kernel **kernels;
     unsigned count, room;
-    char start_up_reads[96];  /* nvcc's start-up code keeps a void** to this object and old ones read through it */
+    char start_up_reads[96]; /* nvcc's start-up code keeps a void** to this object and old ones read through it */
 };
 
 struct variable {
     uint32_t live;
-    const void *host;         /* the host's shadow, or the module for an image's global */
+    const void *host; /* the host's shadow, or the module for an image's global */
     const char *name;
     size_t size_bytes;
     void *address[HL_DEVICES_MAX];
@@ -39,12 +39,12 @@ struct variable {
 
 struct table { /* open addressing, host pointer -> kernel; replaced when it grows, the old one stays for its readers */
     size_t mask;
-    _Atomic(hl_kernel *) at[];
+    _Atomic(hl_bridge_kernel *) at[];
 };
 
-static hl_slab kernels = HL_SLAB(hl_kernel, 1u << 22);
-static hl_slab modules = HL_SLAB(struct hl_module, 1u << 20);
-static hl_slab variables = HL_SLAB(struct variable, 1u << 20);
+static hl_bridge_slab kernels = HL_SLAB(hl_bridge_kernel, 1u << 22);
+static hl_bridge_slab modules = HL_SLAB(struct hl_bridge_module, 1u << 20);
+static hl_bridge_slab variables = HL_SLAB(struct variable, 1u << 20);
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static _Atomic(struct table *) stubs;
 static size_t stubs_used;
@@ -54,10 +54,10 @@ static size_t slot_of(const struct table *table, const void *host)
     return ((uintptr_t)host * UINT64_C(0x9E3779B97F4A7C15) >> 20) & table->mask;
 }
 
-static void insert(struct table *table, hl_kernel *kernel)
+static void insert(struct table *table, hl_bridge_kernel *kernel)
 {
     for (size_t at = slot_of(table, kernel->host);; at = (at + 1) & table->mask) {
-        hl_kernel *there = atomic_load_explicit(&table->at[at], memory_order_relaxed);
+        hl_bridge_kernel *there = atomic_load_explicit(&table->at[at], memory_order_relaxed);
         if (!there)
             stubs_used++;
         if (!there || there->host == kernel->host) { /* a library loaded where another one lay before */
@@ -83,9 +83,9 @@ static void grow(void)
     atomic_store_explicit(&stubs, table, memory_order_release);
 }
 
-HL_EXPORT hl_module *hl_module_register(const void *fatbin_wrapper)
+HL_EXPORT hl_bridge_module *hl_bridge_module_register(const void *fatbin_wrapper)
 {
-    struct hl_module *module = hl_slab_take(&modules);
+    struct hl_bridge_module *module = hl_bridge_slab_take(&modules);
 
     (void)fatbin_wrapper;
     if (module) {
@@ -95,11 +95,14 @@ HL_EXPORT hl_module *hl_module_register(const void *fatbin_wrapper)
     return module;
 }
 
-HL_EXPORT void hl_module_unregister(hl_module *module) { (void)module; /* its kernels stay: a launch may be queued */ }
-
-HL_EXPORT void hl_kernel_register(hl_module *module, const void *host, const char *name, int threads_max)
+HL_EXPORT void hl_bridge_module_unregister(hl_bridge_module *module)
 {
-    hl_kernel *kernel = hl_slab_take(&kernels);
+    (void)module; /* its kernels stay: a launch may be queued */
+}
+
+HL_EXPORT void hl_bridge_kernel_register(hl_bridge_module *module, const void *host, const char *name, int threads_max)
+{
+    hl_bridge_kernel *kernel = hl_bridge_slab_take(&kernels);
 
     if (!kernel)
         return;
@@ -116,9 +119,10 @@ HL_EXPORT void hl_kernel_register(hl_module *module, const void *host, const cha
     pthread_mutex_unlock(&lock);
 }
 
-HL_EXPORT void hl_variable_register(hl_module *module, const void *host, const char *name, size_t size_bytes)
+HL_EXPORT void hl_bridge_variable_register(hl_bridge_module *module, const void *host, const char *name,
+                                           size_t size_bytes)
 {
-    struct variable *variable = hl_slab_take(&variables);
+    struct variable *variable = hl_bridge_slab_take(&variables);
 
     (void)module;
     if (variable) {
@@ -128,16 +132,16 @@ HL_EXPORT void hl_variable_register(hl_module *module, const void *host, const c
     }
 }
 
-HL_EXPORT hl_kernel *hl_kernel_of(const void *function)
+HL_EXPORT hl_bridge_kernel *hl_bridge_kernel_of(const void *function)
 {
     struct table *table = atomic_load_explicit(&stubs, memory_order_acquire);
 
-    if (hl_slab_owns(&kernels, function))
-        return (hl_kernel *)function;
+    if (hl_bridge_slab_owns(&kernels, function))
+        return (hl_bridge_kernel *)function;
     if (!table)
         return NULL;
     for (size_t at = slot_of(table, function);; at = (at + 1) & table->mask) {
-        hl_kernel *kernel = atomic_load_explicit(&table->at[at], memory_order_acquire);
+        hl_bridge_kernel *kernel = atomic_load_explicit(&table->at[at], memory_order_acquire);
         if (!kernel || kernel->host == function)
             return kernel;
     }
@@ -156,8 +160,8 @@ static struct variable *find_variable(const void *host, const char *name)
 
 static CUresult place(struct variable *variable, void **address, size_t *size_bytes)
 {
-    hl_context *context;
-    CUresult result = hl_context_use(&context);
+    hl_bridge_context *context;
+    CUresult result = hl_bridge_context_use(&context);
 
     if (result)
         return result;
@@ -174,26 +178,26 @@ static CUresult place(struct variable *variable, void **address, size_t *size_by
     return result;
 }
 
-HL_EXPORT CUresult hl_variable_address(const void *host, void **address, size_t *size_bytes)
+HL_EXPORT CUresult hl_bridge_variable_address(const void *host, void **address, size_t *size_bytes)
 {
     struct variable *variable = find_variable(host, NULL);
 
     return variable ? place(variable, address, size_bytes) : CUDA_ERROR_NOT_FOUND;
 }
 
-static hl_kernel *add_kernel(struct hl_module *module, const char *name)
+static hl_bridge_kernel *add_kernel(struct hl_bridge_module *module, const char *name)
 {
-    hl_kernel *kernel;
+    hl_bridge_kernel *kernel;
 
     if (module->count == module->room) {
         unsigned room = module->room ? module->room * 2 : 4;
-        hl_kernel **grown = realloc(module->kernels, room * sizeof *grown);
+        hl_bridge_kernel **grown = realloc(module->kernels, room * sizeof *grown);
         if (!grown)
             return NULL;
         module->kernels = grown;
         module->room = room;
     }
-    kernel = hl_slab_take(&kernels);
+    kernel = hl_bridge_slab_take(&kernels);
     if (!kernel)
         return NULL;
     kernel->module = module;
@@ -204,9 +208,9 @@ static hl_kernel *add_kernel(struct hl_module *module, const char *name)
     return kernel->name ? kernel : NULL;
 }
 
-static void found_kernel(const hl_cubin_kernel *found, void *user)
+static void found_kernel(const hl_bridge_cubin_kernel *found, void *user)
 {
-    hl_kernel *kernel = add_kernel(user, found->name);
+    hl_bridge_kernel *kernel = add_kernel(user, found->name);
 
     if (!kernel)
         return;
@@ -216,33 +220,33 @@ static void found_kernel(const hl_cubin_kernel *found, void *user)
     kernel->local_bytes = found->local_bytes;
 }
 
-HL_EXPORT CUresult hl_module_load(const void *image, hl_module **handle)
+HL_EXPORT CUresult hl_bridge_module_load(const void *image, hl_bridge_module **handle)
 {
-    struct hl_module *module;
+    struct hl_bridge_module *module;
     size_t size;
 
     if (!image || !handle)
         return CUDA_ERROR_INVALID_VALUE;
-    hl_image_format format = hl_cubin_format(image);
+    hl_bridge_image_format format = hl_bridge_cubin_format(image);
     if (format == HL_IMAGE_UNKNOWN)
         return CUDA_ERROR_INVALID_IMAGE;
-    module = hl_slab_take(&modules);
+    module = hl_bridge_slab_take(&modules);
     if (!module)
         return CUDA_ERROR_OUT_OF_MEMORY;
     module->format = format;
-    size = format == HL_IMAGE_PTX ? strlen(image) + 1 : hl_cubin_size(image);
+    size = format == HL_IMAGE_PTX ? strlen(image) + 1 : hl_bridge_cubin_size(image);
     module->image = size ? malloc(size) : NULL;
     if (module->image)
         memcpy(module->image, image, size);
-    if (format == HL_IMAGE_CUBIN && (!module->image || !hl_cubin_kernels(module->image, found_kernel, module))) {
-        hl_slab_give(&modules, module);
+    if (format == HL_IMAGE_CUBIN && (!module->image || !hl_bridge_cubin_kernels(module->image, found_kernel, module))) {
+        hl_bridge_slab_give(&modules, module);
         return CUDA_ERROR_INVALID_IMAGE;
     }
     *handle = module;
     return CUDA_SUCCESS;
 }
 
-HL_EXPORT CUresult hl_module_load_file(const char *path, hl_module **handle)
+HL_EXPORT CUresult hl_bridge_module_load_file(const char *path, hl_bridge_module **handle)
 {
     CUresult result = CUDA_ERROR_FILE_NOT_FOUND;
     struct stat about;
@@ -261,23 +265,23 @@ HL_EXPORT CUresult hl_module_load_file(const char *path, hl_module **handle)
             got += part > 0 ? part : 0;
         }
         if (image && got == about.st_size)
-            result = hl_module_load(image, handle);
+            result = hl_bridge_module_load(image, handle);
         free(image);
     }
     close(file);
     return result;
 }
 
-HL_EXPORT bool hl_module_valid(const void *handle) { return hl_slab_owns(&modules, handle); }
+HL_EXPORT bool hl_bridge_module_valid(const void *handle) { return hl_bridge_slab_owns(&modules, handle); }
 
 /* Kernel objects stay: a graph may hold launches of an unloaded module. They are small. */
-HL_EXPORT CUresult hl_module_unload(hl_module *module)
+HL_EXPORT CUresult hl_bridge_module_unload(hl_bridge_module *module)
 {
-    if (!hl_module_valid(module) || module->registered)
+    if (!hl_bridge_module_valid(module) || module->registered)
         return CUDA_ERROR_INVALID_HANDLE;
     free(module->image);
     free(module->kernels);
-    hl_slab_give(&modules, module);
+    hl_bridge_slab_give(&modules, module);
     return CUDA_SUCCESS;
 }
 
@@ -294,21 +298,21 @@ static bool ptx_has_entry(const char *text, const char *name)
     return false;
 }
 
-HL_EXPORT CUresult hl_module_kernel(hl_module *module, const char *name, hl_kernel **kernel)
+HL_EXPORT CUresult hl_bridge_module_kernel(hl_bridge_module *module, const char *name, hl_bridge_kernel **kernel)
 {
     CUresult result = CUDA_SUCCESS;
-    hl_kernel *found = NULL;
+    hl_bridge_kernel *found = NULL;
 
     if (!name || !kernel)
         return CUDA_ERROR_INVALID_VALUE;
-    if (!hl_module_valid(module))
+    if (!hl_bridge_module_valid(module))
         return CUDA_ERROR_INVALID_HANDLE;
     pthread_mutex_lock(&lock);
     for (unsigned i = 0; i < module->count && !found; i++)
         if (!strcmp(module->kernels[i]->name, name))
             found = module->kernels[i];
-    if (!found && (module->format == HL_IMAGE_CUBIN ||
-                   (module->format == HL_IMAGE_PTX && !ptx_has_entry(module->image, name))))
+    if (!found &&
+        (module->format == HL_IMAGE_CUBIN || (module->format == HL_IMAGE_PTX && !ptx_has_entry(module->image, name))))
         result = CUDA_ERROR_NOT_FOUND;
     else if (!found) /* a compressed fatbin: the name cannot be checked */
         found = add_kernel(module, name);
@@ -320,20 +324,21 @@ HL_EXPORT CUresult hl_module_kernel(hl_module *module, const char *name, hl_kern
     return result;
 }
 
-HL_EXPORT CUresult hl_module_global(hl_module *module, const char *name, void **address, size_t *size_bytes)
+HL_EXPORT CUresult hl_bridge_module_global(hl_bridge_module *module, const char *name, void **address,
+                                           size_t *size_bytes)
 {
     struct variable *variable;
     size_t size;
 
     if (!name)
         return CUDA_ERROR_INVALID_VALUE;
-    if (!hl_module_valid(module))
+    if (!hl_bridge_module_valid(module))
         return CUDA_ERROR_INVALID_HANDLE;
     variable = find_variable(module, name);
     if (!variable) {
-        if (module->format != HL_IMAGE_CUBIN || !hl_cubin_global(module->image, name, &size))
+        if (module->format != HL_IMAGE_CUBIN || !hl_bridge_cubin_global(module->image, name, &size))
             return CUDA_ERROR_NOT_FOUND;
-        variable = hl_slab_take(&variables);
+        variable = hl_bridge_slab_take(&variables);
         if (!variable)
             return CUDA_ERROR_OUT_OF_MEMORY;
         variable->host = module;
@@ -343,9 +348,9 @@ HL_EXPORT CUresult hl_module_global(hl_module *module, const char *name, void **
     return place(variable, address, size_bytes);
 }
 
-HL_EXPORT CUresult hl_module_list(hl_module *module, hl_kernel **list, unsigned *count)
+HL_EXPORT CUresult hl_bridge_module_list(hl_bridge_module *module, hl_bridge_kernel **list, unsigned *count)
 {
-    if (!hl_module_valid(module))
+    if (!hl_bridge_module_valid(module))
         return CUDA_ERROR_INVALID_HANDLE;
     if (module->format != HL_IMAGE_CUBIN)
         return CUDA_ERROR_NOT_SUPPORTED;
@@ -360,17 +365,18 @@ static int attribute(uint32_t device, CUdevice_attribute which)
 {
     int value = 0;
 
-    return hl_attributes_get(device, which, &value) ? value : 0;
+    return hl_bridge_attributes_get(device, which, &value) ? value : 0;
 }
 
-static int dynamic_shared_limit(const hl_kernel *kernel, uint32_t device)
+static int dynamic_shared_limit(const hl_bridge_kernel *kernel, uint32_t device)
 {
     if (kernel->dynamic_shared_max_bytes)
         return kernel->dynamic_shared_max_bytes;
     return attribute(device, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK) - (int)kernel->shared_bytes;
 }
 
-HL_EXPORT CUresult hl_kernel_attribute(hl_kernel *kernel, CUfunction_attribute which, uint32_t device, int *value)
+HL_EXPORT CUresult hl_bridge_kernel_attribute(hl_bridge_kernel *kernel, CUfunction_attribute which, uint32_t device,
+                                              int *value)
 {
     int capability = attribute(device, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR) * 10 +
                      attribute(device, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
@@ -386,7 +392,9 @@ HL_EXPORT CUresult hl_kernel_attribute(hl_kernel *kernel, CUfunction_attribute w
         return CUDA_SUCCESS;
     case CU_FUNC_ATTRIBUTE_NUM_REGS:
         /* Not known for compressed fatbins: what a kernel with these launch bounds may have at most. */
-        *value = kernel->registers ? kernel->registers : registers_block / threads > 255 ? 255 : registers_block / threads;
+        *value = kernel->registers                 ? kernel->registers
+                 : registers_block / threads > 255 ? 255
+                                                   : registers_block / threads;
         return CUDA_SUCCESS;
     case CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES: *value = (int)kernel->shared_bytes; return CUDA_SUCCESS;
     case CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES: *value = (int)kernel->local_bytes; return CUDA_SUCCESS;
@@ -394,9 +402,13 @@ HL_EXPORT CUresult hl_kernel_attribute(hl_kernel *kernel, CUfunction_attribute w
     case CU_FUNC_ATTRIBUTE_PTX_VERSION:
     case CU_FUNC_ATTRIBUTE_BINARY_VERSION: *value = capability; return CUDA_SUCCESS;
     case CU_FUNC_ATTRIBUTE_CACHE_MODE_CA: *value = 0; return CUDA_SUCCESS;
-    case CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES: *value = dynamic_shared_limit(kernel, device); return CUDA_SUCCESS;
+    case CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES:
+        *value = dynamic_shared_limit(kernel, device);
+        return CUDA_SUCCESS;
     case CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT: *value = kernel->carveout; return CUDA_SUCCESS;
-    case CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED: *value = kernel->cluster_non_portable; return CUDA_SUCCESS;
+    case CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED:
+        *value = kernel->cluster_non_portable;
+        return CUDA_SUCCESS;
     case CU_FUNC_ATTRIBUTE_CLUSTER_SIZE_MUST_BE_SET:
     case CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_WIDTH:
     case CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_HEIGHT:
@@ -406,7 +418,8 @@ HL_EXPORT CUresult hl_kernel_attribute(hl_kernel *kernel, CUfunction_attribute w
     }
 }
 
-HL_EXPORT CUresult hl_kernel_set_attribute(hl_kernel *kernel, CUfunction_attribute which, uint32_t device, int value)
+HL_EXPORT CUresult hl_bridge_kernel_set_attribute(hl_bridge_kernel *kernel, CUfunction_attribute which, uint32_t device,
+                                                  int value)
 {
     int optin = attribute(device, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN);
 

@@ -1,8 +1,9 @@
 /* Occupancy; see launch.h.
  *
- * The rules are those of cuda_occupancy.h for compute capability 7.0 and later: registers are given to warps in units of
- * 256, warps live in 4 partitions, shared memory comes in units of 128 bytes and each block costs a fixed reserve. The
- * whole shared memory of a multiprocessor counts as available, as the driver counts it when no carve-out is asked for. */
+ * The rules are those of cuda_occupancy.h for compute capability 7.0 and later: registers are given to warps in units
+ * of 256, warps live in 4 partitions, shared memory comes in units of 128 bytes and each block costs a fixed reserve.
+ * The whole shared memory of a multiprocessor counts as available, as the driver counts it when no carve-out is asked
+ * for. */
 #include "bridge/launch.h"
 
 #include "core/device.h"
@@ -12,15 +13,16 @@ enum { WARP = 32, PARTITIONS = 4, REGISTER_UNIT = 256, SHARED_UNIT = 128 };
 
 static unsigned up(unsigned value, unsigned unit) { return (value + unit - 1) / unit * unit; }
 
-static unsigned registers_of(hl_kernel *kernel, uint32_t device)
+static unsigned registers_of(hl_bridge_kernel *kernel, uint32_t device)
 {
     int registers = 0;
 
-    hl_kernel_attribute(kernel, CU_FUNC_ATTRIBUTE_NUM_REGS, device, &registers);
+    hl_bridge_kernel_attribute(kernel, CU_FUNC_ATTRIBUTE_NUM_REGS, device, &registers);
     return (unsigned)registers;
 }
 
-HL_EXPORT int hl_occupancy_blocks(hl_kernel *kernel, uint32_t device, unsigned threads, size_t dynamic_shared_bytes)
+HL_EXPORT int hl_bridge_occupancy_blocks(hl_bridge_kernel *kernel, uint32_t device, unsigned threads,
+                                         size_t dynamic_shared_bytes)
 {
     const hl_device_facts *facts = hl_device_facts_of(device);
     unsigned warps = up(threads, WARP) / WARP, best = (unsigned)facts->max_blocks_per_multiprocessor;
@@ -43,12 +45,13 @@ HL_EXPORT int hl_occupancy_blocks(hl_kernel *kernel, uint32_t device, unsigned t
     return (int)best;
 }
 
-HL_EXPORT size_t hl_occupancy_shared_bytes(hl_kernel *kernel, uint32_t device, int blocks, unsigned threads)
+HL_EXPORT size_t hl_bridge_occupancy_shared_bytes(hl_bridge_kernel *kernel, uint32_t device, int blocks,
+                                                  unsigned threads)
 {
     const hl_device_facts *facts = hl_device_facts_of(device);
     unsigned fixed = kernel->shared_bytes + (unsigned)facts->reserved_shared_memory_per_block_bytes, each;
 
-    if (blocks <= 0 || hl_occupancy_blocks(kernel, device, threads, 0) < blocks)
+    if (blocks <= 0 || hl_bridge_occupancy_blocks(kernel, device, threads, 0) < blocks)
         return 0;
     each = (unsigned)facts->shared_memory_per_multiprocessor_bytes / (unsigned)blocks / SHARED_UNIT * SHARED_UNIT;
     if (each > fixed + (unsigned)facts->shared_memory_per_block_optin_bytes)
@@ -56,28 +59,28 @@ HL_EXPORT size_t hl_occupancy_shared_bytes(hl_kernel *kernel, uint32_t device, i
     return each > fixed ? each - fixed : 0;
 }
 
-HL_EXPORT int hl_occupancy_clusters(hl_kernel *kernel, uint32_t device, unsigned cluster_blocks, unsigned threads,
-                                    size_t dynamic_shared_bytes)
+HL_EXPORT int hl_bridge_occupancy_clusters(hl_bridge_kernel *kernel, uint32_t device, unsigned cluster_blocks,
+                                           unsigned threads, size_t dynamic_shared_bytes)
 {
     const hl_device_facts *facts = hl_device_facts_of(device);
-    int each = hl_occupancy_blocks(kernel, device, threads, dynamic_shared_bytes);
+    int each = hl_bridge_occupancy_blocks(kernel, device, threads, dynamic_shared_bytes);
 
     /* Clusters do not cross GPU processing clusters, whose sizes are no fact we have: an upper bound. */
     return cluster_blocks ? each * facts->multiprocessors / (int)cluster_blocks : 0;
 }
 
-HL_EXPORT void hl_occupancy_block_size(hl_kernel *kernel, uint32_t device, size_t dynamic_shared_bytes, int limit,
-                                       int *grid, int *block)
+HL_EXPORT void hl_bridge_occupancy_block_size(hl_bridge_kernel *kernel, uint32_t device, size_t dynamic_shared_bytes,
+                                              int limit, int *grid, int *block)
 {
     int largest = 0, best_threads = 0;
 
-    hl_kernel_attribute(kernel, CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK, device, &largest);
+    hl_bridge_kernel_attribute(kernel, CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK, device, &largest);
     if (limit > 0 && limit < largest)
         largest = limit;
     *grid = *block = 0;
     for (int threads = (largest + WARP - 1) / WARP * WARP; threads > 0; threads -= WARP) {
         int size = threads < largest ? threads : largest;
-        int blocks = hl_occupancy_blocks(kernel, device, (unsigned)size, dynamic_shared_bytes);
+        int blocks = hl_bridge_occupancy_blocks(kernel, device, (unsigned)size, dynamic_shared_bytes);
         if (size * blocks > best_threads) { /* the largest block among equals: the walk goes down */
             best_threads = size * blocks;
             *block = size;

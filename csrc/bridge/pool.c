@@ -20,13 +20,13 @@ struct pool {
     cuuint64_t release_threshold, used_bytes, used_bytes_high;
 };
 
-static hl_slab pools = HL_SLAB(struct pool, 4096);
+static hl_bridge_slab pools = HL_SLAB(struct pool, 4096);
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct pool *defaults[HL_DEVICES_MAX], *current[HL_DEVICES_MAX];
 
 static struct pool *new_pool(int ordinal, uint32_t device)
 {
-    struct pool *pool = hl_slab_take(&pools);
+    struct pool *pool = hl_bridge_slab_take(&pools);
 
     if (pool) {
         pool->ordinal = ordinal;
@@ -36,10 +36,10 @@ static struct pool *new_pool(int ordinal, uint32_t device)
     return pool;
 }
 
-HL_EXPORT CUresult hl_pool_default(int ordinal, CUmemoryPool *handle)
+HL_EXPORT CUresult hl_bridge_pool_default(int ordinal, CUmemoryPool *handle)
 {
     uint32_t device;
-    CUresult result = hl_process_device(ordinal, &device);
+    CUresult result = hl_bridge_process_device(ordinal, &device);
 
     if (result)
         return result;
@@ -53,39 +53,39 @@ HL_EXPORT CUresult hl_pool_default(int ordinal, CUmemoryPool *handle)
     return *handle ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
 }
 
-HL_EXPORT CUresult hl_pool_current(int ordinal, CUmemoryPool *handle)
+HL_EXPORT CUresult hl_bridge_pool_current(int ordinal, CUmemoryPool *handle)
 {
     uint32_t device;
-    CUresult result = hl_process_device(ordinal, &device);
+    CUresult result = hl_bridge_process_device(ordinal, &device);
 
     if (result)
         return result;
     if (!current[device])
-        return hl_pool_default(ordinal, handle);
+        return hl_bridge_pool_default(ordinal, handle);
     *handle = (CUmemoryPool)current[device];
     return CUDA_SUCCESS;
 }
 
-HL_EXPORT CUresult hl_pool_valid(CUmemoryPool pool)
+HL_EXPORT CUresult hl_bridge_pool_valid(CUmemoryPool pool)
 {
-    return hl_slab_owns(&pools, pool) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+    return hl_bridge_slab_owns(&pools, pool) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
 
-HL_EXPORT CUresult hl_pool_set_current(int ordinal, CUmemoryPool pool)
+HL_EXPORT CUresult hl_bridge_pool_set_current(int ordinal, CUmemoryPool pool)
 {
     uint32_t device;
-    CUresult result = hl_process_device(ordinal, &device);
+    CUresult result = hl_bridge_process_device(ordinal, &device);
 
-    if (result || hl_pool_valid(pool))
+    if (result || hl_bridge_pool_valid(pool))
         return result ? result : CUDA_ERROR_INVALID_VALUE;
     current[device] = (struct pool *)pool;
     return CUDA_SUCCESS;
 }
 
-HL_EXPORT CUresult hl_pool_create(int ordinal, CUmemoryPool *handle)
+HL_EXPORT CUresult hl_bridge_pool_create(int ordinal, CUmemoryPool *handle)
 {
     uint32_t device;
-    CUresult result = hl_process_device(ordinal, &device);
+    CUresult result = hl_bridge_process_device(ordinal, &device);
 
     if (result || !handle)
         return result ? result : CUDA_ERROR_INVALID_VALUE;
@@ -93,19 +93,20 @@ HL_EXPORT CUresult hl_pool_create(int ordinal, CUmemoryPool *handle)
     return *handle ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
 }
 
-HL_EXPORT CUresult hl_pool_destroy(CUmemoryPool handle)
+HL_EXPORT CUresult hl_bridge_pool_destroy(CUmemoryPool handle)
 {
     struct pool *pool = (struct pool *)handle;
 
-    if (hl_pool_valid(handle) || defaults[pool->device] == pool)
+    if (hl_bridge_pool_valid(handle) || defaults[pool->device] == pool)
         return CUDA_ERROR_INVALID_VALUE;
     if (current[pool->device] == pool)
         current[pool->device] = NULL;
-    hl_slab_give(&pools, pool);
+    hl_bridge_slab_give(&pools, pool);
     return CUDA_SUCCESS;
 }
 
-HL_EXPORT CUresult hl_pool_allocate(CUmemoryPool handle, size_t size_bytes, hl_bridge_stream *stream, void **pointer)
+HL_EXPORT CUresult hl_bridge_pool_allocate(CUmemoryPool handle, size_t size_bytes, hl_bridge_stream *stream,
+                                           void **pointer)
 {
     struct pool *pool = (struct pool *)handle;
     CUresult result = CUDA_SUCCESS;
@@ -113,15 +114,15 @@ HL_EXPORT CUresult hl_pool_allocate(CUmemoryPool handle, size_t size_bytes, hl_b
     if (!pointer)
         return CUDA_ERROR_INVALID_VALUE;
     if (!handle) {
-        result = hl_pool_current(hl_process_ordinal(stream->device), &handle);
+        result = hl_bridge_pool_current(hl_bridge_process_ordinal(stream->device), &handle);
         pool = (struct pool *)handle;
-    } else if (hl_pool_valid(handle)) {
+    } else if (hl_bridge_pool_valid(handle)) {
         result = CUDA_ERROR_INVALID_VALUE;
     }
     if (result)
         return result;
     if (hl_graph_capturing(stream->line)) /* an allocation node: a graph here holds launches and bytes only */
-        return hl_graph_invalidate(stream);
+        return hl_bridge_graph_invalidate(stream);
     if (!size_bytes) {
         *pointer = NULL;
         return CUDA_SUCCESS;
@@ -136,14 +137,14 @@ HL_EXPORT CUresult hl_pool_allocate(CUmemoryPool handle, size_t size_bytes, hl_b
     return CUDA_SUCCESS;
 }
 
-HL_EXPORT CUresult hl_pool_free(void *pointer, hl_bridge_stream *stream)
+HL_EXPORT CUresult hl_bridge_pool_free(void *pointer, hl_bridge_stream *stream)
 {
     hl_memory memory;
 
     if (!pointer)
         return CUDA_SUCCESS;
     if (hl_graph_capturing(stream->line))
-        return hl_graph_invalidate(stream);
+        return hl_bridge_graph_invalidate(stream);
     if (!hl_ledger_find(pointer, &memory) || memory.kind != HL_MEMORY_DEVICE || memory.base != (uintptr_t)pointer)
         return CUDA_ERROR_INVALID_VALUE;
     struct pool *pool = current[memory.device] ? current[memory.device] : defaults[memory.device];
@@ -155,11 +156,11 @@ HL_EXPORT CUresult hl_pool_free(void *pointer, hl_bridge_stream *stream)
     return hl_ledger_free(pointer) ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
 }
 
-HL_EXPORT CUresult hl_pool_get(CUmemoryPool handle, CUmemPool_attribute attribute, void *value)
+HL_EXPORT CUresult hl_bridge_pool_get(CUmemoryPool handle, CUmemPool_attribute attribute, void *value)
 {
     struct pool *pool = (struct pool *)handle;
 
-    if (!value || hl_pool_valid(handle))
+    if (!value || hl_bridge_pool_valid(handle))
         return CUDA_ERROR_INVALID_VALUE;
     switch (attribute) {
     case CU_MEMPOOL_ATTR_REUSE_FOLLOW_EVENT_DEPENDENCIES:
@@ -176,11 +177,11 @@ HL_EXPORT CUresult hl_pool_get(CUmemoryPool handle, CUmemPool_attribute attribut
     }
 }
 
-HL_EXPORT CUresult hl_pool_set(CUmemoryPool handle, CUmemPool_attribute attribute, const void *value)
+HL_EXPORT CUresult hl_bridge_pool_set(CUmemoryPool handle, CUmemPool_attribute attribute, const void *value)
 {
     struct pool *pool = (struct pool *)handle;
 
-    if (!value || hl_pool_valid(handle))
+    if (!value || hl_bridge_pool_valid(handle))
         return CUDA_ERROR_INVALID_VALUE;
     switch (attribute) {
     case CU_MEMPOOL_ATTR_REUSE_FOLLOW_EVENT_DEPENDENCIES:

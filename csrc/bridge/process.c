@@ -21,9 +21,9 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static _Atomic bool ready, forked;
 static int visible_count;
 static uint32_t visible[HL_DEVICES_MAX];
-static hl_context primaries[HL_DEVICES_MAX];
+static hl_bridge_context primaries[HL_DEVICES_MAX];
 static __thread struct {
-    hl_context *at[STACK];
+    hl_bridge_context *at[STACK];
     int depth, ordinal;
 } thread;
 
@@ -35,7 +35,7 @@ static bool in_list(uint32_t device)
     return false;
 }
 
-/* CUDA_VISIBLE_DEVICES: ordinals or UUID prefixes; the first entry that names no device, or one twice, ends the list. */
+/* CUDA_VISIBLE_DEVICES: ordinals or UUID prefixes; the first entry that names no device ends the list. */
 static void read_visible(uint32_t devices)
 {
     const char *text = getenv("CUDA_VISIBLE_DEVICES");
@@ -53,7 +53,7 @@ static void read_visible(uint32_t devices)
         if (length >= 4 && !strncmp(text, "GPU-", 4)) {
             for (uint32_t i = 0; i < devices; i++) {
                 char uuid[48];
-                hl_attributes_uuid_text(i, uuid);
+                hl_bridge_attributes_uuid_text(i, uuid);
                 if (length <= strlen(uuid) && !strncmp(uuid, text, length))
                     found = i;
             }
@@ -91,12 +91,12 @@ static void start(void)
     read_visible(devices);
     for (int i = 0; i < visible_count; i++)
         primaries[i] =
-            (hl_context){.live = 1, .device = visible[i], .ordinal = i, .primary = true, .id = (uint64_t)i + 1};
+            (hl_bridge_context){.live = 1, .device = visible[i], .ordinal = i, .primary = true, .id = (uint64_t)i + 1};
     pthread_atfork(NULL, NULL, child_after_fork);
     ready = true;
 }
 
-HL_EXPORT CUresult hl_process_init(void)
+HL_EXPORT CUresult hl_bridge_process_init(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
 
@@ -107,16 +107,16 @@ HL_EXPORT CUresult hl_process_init(void)
     return visible_count ? CUDA_SUCCESS : CUDA_ERROR_NO_DEVICE;
 }
 
-HL_EXPORT CUresult hl_process_ready(void)
+HL_EXPORT CUresult hl_bridge_process_ready(void)
 {
     if (!ready || forked)
         return CUDA_ERROR_NOT_INITIALIZED;
     return visible_count ? CUDA_SUCCESS : CUDA_ERROR_NO_DEVICE;
 }
 
-HL_EXPORT int hl_process_device_count(void) { return visible_count; }
+HL_EXPORT int hl_bridge_process_device_count(void) { return visible_count; }
 
-HL_EXPORT CUresult hl_process_device(int ordinal, uint32_t *device)
+HL_EXPORT CUresult hl_bridge_process_device(int ordinal, uint32_t *device)
 {
     if (ordinal < 0 || ordinal >= visible_count)
         return CUDA_ERROR_INVALID_DEVICE;
@@ -124,14 +124,14 @@ HL_EXPORT CUresult hl_process_device(int ordinal, uint32_t *device)
     return CUDA_SUCCESS;
 }
 
-HL_EXPORT const hl_device_facts *hl_process_facts(int ordinal)
+HL_EXPORT const hl_device_facts *hl_bridge_process_facts(int ordinal)
 {
     uint32_t device;
 
-    return hl_process_device(ordinal, &device) ? NULL : hl_device_facts_of(device);
+    return hl_bridge_process_device(ordinal, &device) ? NULL : hl_device_facts_of(device);
 }
 
-HL_EXPORT int hl_process_ordinal(uint32_t device)
+HL_EXPORT int hl_bridge_process_ordinal(uint32_t device)
 {
     for (int i = 0; i < visible_count; i++)
         if (visible[i] == device)
@@ -139,19 +139,19 @@ HL_EXPORT int hl_process_ordinal(uint32_t device)
     return -1;
 }
 
-HL_EXPORT hl_context *hl_context_primary(int ordinal)
+HL_EXPORT hl_bridge_context *hl_bridge_context_primary(int ordinal)
 {
     return ordinal < 0 || ordinal >= visible_count ? NULL : &primaries[ordinal];
 }
 
-HL_EXPORT bool hl_context_valid(const hl_context *context)
+HL_EXPORT bool hl_bridge_context_valid(const hl_bridge_context *context)
 {
     return context >= primaries && context < primaries + visible_count && context->live;
 }
 
-HL_EXPORT CUresult hl_context_retain(int ordinal, hl_context **context)
+HL_EXPORT CUresult hl_bridge_context_retain(int ordinal, hl_bridge_context **context)
 {
-    hl_context *primary = hl_context_primary(ordinal);
+    hl_bridge_context *primary = hl_bridge_context_primary(ordinal);
     CUresult result = CUDA_SUCCESS;
 
     if (!primary)
@@ -168,9 +168,9 @@ HL_EXPORT CUresult hl_context_retain(int ordinal, hl_context **context)
 }
 
 /* The memory of a context stays charged until the process ends: programs release the primary context and go on. */
-HL_EXPORT CUresult hl_context_release(int ordinal)
+HL_EXPORT CUresult hl_bridge_context_release(int ordinal)
 {
-    hl_context *primary = hl_context_primary(ordinal);
+    hl_bridge_context *primary = hl_bridge_context_primary(ordinal);
     CUresult result = CUDA_SUCCESS;
 
     if (!primary)
@@ -184,9 +184,12 @@ HL_EXPORT CUresult hl_context_release(int ordinal)
     return result;
 }
 
-HL_EXPORT hl_context *hl_context_current(void) { return thread.depth ? thread.at[thread.depth - 1] : NULL; }
+HL_EXPORT hl_bridge_context *hl_bridge_context_current(void)
+{
+    return thread.depth ? thread.at[thread.depth - 1] : NULL;
+}
 
-HL_EXPORT void hl_context_set(hl_context *context)
+HL_EXPORT void hl_bridge_context_set(hl_bridge_context *context)
 {
     if (!context) {
         if (thread.depth)
@@ -199,7 +202,7 @@ HL_EXPORT void hl_context_set(hl_context *context)
     thread.ordinal = context->ordinal;
 }
 
-HL_EXPORT CUresult hl_context_push(hl_context *context)
+HL_EXPORT CUresult hl_bridge_context_push(hl_bridge_context *context)
 {
     if (thread.depth == STACK)
         return CUDA_ERROR_INVALID_CONTEXT;
@@ -207,7 +210,7 @@ HL_EXPORT CUresult hl_context_push(hl_context *context)
     return CUDA_SUCCESS;
 }
 
-HL_EXPORT CUresult hl_context_pop(hl_context **context)
+HL_EXPORT CUresult hl_bridge_context_pop(hl_bridge_context **context)
 {
     if (!thread.depth)
         return CUDA_ERROR_INVALID_CONTEXT;
@@ -217,35 +220,35 @@ HL_EXPORT CUresult hl_context_pop(hl_context **context)
     return CUDA_SUCCESS;
 }
 
-HL_EXPORT CUresult hl_context_need(hl_context **context)
+HL_EXPORT CUresult hl_bridge_context_need(hl_bridge_context **context)
 {
-    CUresult result = hl_process_ready();
+    CUresult result = hl_bridge_process_ready();
 
     if (result)
         return result;
-    *context = hl_context_current();
+    *context = hl_bridge_context_current();
     return *context ? CUDA_SUCCESS : CUDA_ERROR_INVALID_CONTEXT;
 }
 
-HL_EXPORT int hl_context_ordinal(void)
+HL_EXPORT int hl_bridge_context_ordinal(void)
 {
-    hl_context *context = hl_context_current();
+    hl_bridge_context *context = hl_bridge_context_current();
 
     return context ? context->ordinal : thread.ordinal;
 }
 
-HL_EXPORT CUresult hl_context_use(hl_context **context)
+HL_EXPORT CUresult hl_bridge_context_use(hl_bridge_context **context)
 {
     CUresult result = CUDA_SUCCESS;
 
-    *context = hl_context_current();
+    *context = hl_bridge_context_current();
     if (*context && !forked)
         return CUDA_SUCCESS;
-    result = hl_process_init();
+    result = hl_bridge_process_init();
     if (result)
         return result;
-    result = hl_context_retain(hl_context_ordinal(), context);
+    result = hl_bridge_context_retain(hl_bridge_context_ordinal(), context);
     if (!result)
-        hl_context_set(*context);
+        hl_bridge_context_set(*context);
     return result;
 }

@@ -10,43 +10,43 @@
 
 #include "core/device.h"
 
-typedef struct hl_context {
+typedef struct hl_bridge_context {
     uint32_t live;
     uint32_t device;
     int ordinal;
     bool primary;
-    int32_t retained;     /* primary: users; 0 is inactive */
+    int32_t retained; /* primary: users; 0 is inactive */
     unsigned flags;
     uint64_t id;
-} hl_context;
+} hl_bridge_context;
 
 /* Ends the process with advice when it runs outside a run. CUDA_ERROR_NOT_INITIALIZED in a child forked after it. */
-CUresult hl_process_init(void);
-/* CUDA_SUCCESS when hl_process_init has succeeded here. */
-CUresult hl_process_ready(void);
+CUresult hl_bridge_process_init(void);
+/* CUDA_SUCCESS when hl_bridge_process_init has succeeded here. */
+CUresult hl_bridge_process_ready(void);
 
-int hl_process_device_count(void);
-CUresult hl_process_device(int ordinal, uint32_t *device);
+int hl_bridge_process_device_count(void);
+CUresult hl_bridge_process_device(int ordinal, uint32_t *device);
 /* NULL: no such ordinal. */
-const hl_device_facts *hl_process_facts(int ordinal);
-int hl_process_ordinal(uint32_t device); /* -1: not visible */
+const hl_device_facts *hl_bridge_process_facts(int ordinal);
+int hl_bridge_process_ordinal(uint32_t device); /* -1: not visible */
 
 /* The context of a device that the runtime API uses. Activates it (its memory is charged): CUDA_ERROR_OUT_OF_MEMORY. */
-CUresult hl_context_retain(int ordinal, hl_context **context);
-CUresult hl_context_release(int ordinal);
-hl_context *hl_context_primary(int ordinal);
-bool hl_context_valid(const hl_context *context);
+CUresult hl_bridge_context_retain(int ordinal, hl_bridge_context **context);
+CUresult hl_bridge_context_release(int ordinal);
+hl_bridge_context *hl_bridge_context_primary(int ordinal);
+bool hl_bridge_context_valid(const hl_bridge_context *context);
 
-hl_context *hl_context_current(void); /* NULL: none */
-void hl_context_set(hl_context *context);
-CUresult hl_context_push(hl_context *context);
-CUresult hl_context_pop(hl_context **context);
+hl_bridge_context *hl_bridge_context_current(void); /* NULL: none */
+void hl_bridge_context_set(hl_bridge_context *context);
+CUresult hl_bridge_context_push(hl_bridge_context *context);
+CUresult hl_bridge_context_pop(hl_bridge_context **context);
 
 /* The driver's rule: no current context is CUDA_ERROR_INVALID_CONTEXT. */
-CUresult hl_context_need(hl_context **context);
+CUresult hl_bridge_context_need(hl_bridge_context **context);
 /* The runtime's rule: initialise and take the primary context of the thread's device (0 at first). */
-CUresult hl_context_use(hl_context **context);
+CUresult hl_bridge_context_use(hl_bridge_context **context);
 /* The thread's device without making a context. */
-int hl_context_ordinal(void);
+int hl_bridge_context_ordinal(void);
 
 #endif

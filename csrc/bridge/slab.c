@@ -10,7 +10,7 @@ struct slot { /* a free slot */
     uint32_t live, next;
 };
 
-HL_EXPORT void *hl_slab_take(hl_slab *slab)
+HL_EXPORT void *hl_bridge_slab_take(hl_bridge_slab *slab)
 {
     struct slot *slot = NULL;
 
@@ -34,7 +34,7 @@ HL_EXPORT void *hl_slab_take(hl_slab *slab)
     return slot;
 }
 
-HL_EXPORT void hl_slab_give(hl_slab *slab, void *item)
+HL_EXPORT void hl_bridge_slab_give(hl_bridge_slab *slab, void *item)
 {
     struct slot *slot = item;
 
@@ -45,7 +45,7 @@ HL_EXPORT void hl_slab_give(hl_slab *slab, void *item)
     pthread_mutex_unlock(&slab->lock);
 }
 
-HL_EXPORT bool hl_slab_owns(const hl_slab *slab, const void *item)
+HL_EXPORT bool hl_bridge_slab_owns(const hl_bridge_slab *slab, const void *item)
 {
     const char *base = slab->base, *at = item;
 

@@ -11,20 +11,20 @@
 #include <stddef.h>
 #include <stdint.h>
 
-typedef struct hl_slab {
+typedef struct hl_bridge_slab {
     size_t item_bytes;
     uint32_t capacity;
     pthread_mutex_t lock;
     char *base;
     uint32_t used, free_first; /* free_first: index + 1 of the first free slot below `used` */
-} hl_slab;
+} hl_bridge_slab;
 
 #define HL_SLAB(type, count) {.item_bytes = sizeof(type), .capacity = (count), .lock = PTHREAD_MUTEX_INITIALIZER}
 
 /* Zeroed but for its first word, which is 1. NULL when the slab is full. */
-void *hl_slab_take(hl_slab *slab);
-void hl_slab_give(hl_slab *slab, void *item);
+void *hl_bridge_slab_take(hl_bridge_slab *slab);
+void hl_bridge_slab_give(hl_bridge_slab *slab, void *item);
 /* True for the address of a live object of this slab. */
-bool hl_slab_owns(const hl_slab *slab, const void *item);
+bool hl_bridge_slab_owns(const hl_bridge_slab *slab, const void *item);
 
 #endif

@@ -9,14 +9,14 @@
 
 enum { PRIORITY_LEAST = 0, PRIORITY_GREATEST = -5 }; /* every data-centre card since compute capability 7.0 */
 
-static hl_slab streams = HL_SLAB(hl_bridge_stream, 1u << 16);
-static hl_slab events = HL_SLAB(hl_bridge_event, 1u << 22);
+static hl_bridge_slab streams = HL_SLAB(hl_bridge_stream, 1u << 16);
+static hl_bridge_slab events = HL_SLAB(hl_bridge_event, 1u << 22);
 static hl_bridge_stream legacy[HL_DEVICES_MAX];
 static __thread hl_bridge_stream *per_thread[HL_DEVICES_MAX];
 static _Atomic uint64_t next_id = 16; /* small ids belong to default streams */
 
 /* Several threads may come first at once: they write the same values. */
-static hl_bridge_stream *legacy_stream(hl_context *context)
+static hl_bridge_stream *legacy_stream(hl_bridge_context *context)
 {
     hl_bridge_stream *stream = &legacy[context->device];
 
@@ -30,12 +30,12 @@ static hl_bridge_stream *legacy_stream(hl_context *context)
     return stream;
 }
 
-HL_EXPORT CUresult hl_stream_of(CUstream handle, hl_bridge_stream **stream)
+HL_EXPORT CUresult hl_bridge_stream_of(CUstream handle, hl_bridge_stream **stream)
 {
-    hl_context *context = hl_context_current();
+    hl_bridge_context *context = hl_bridge_context_current();
 
     if (handle && handle != CU_STREAM_LEGACY && handle != CU_STREAM_PER_THREAD) {
-        if (!hl_slab_owns(&streams, handle))
+        if (!hl_bridge_slab_owns(&streams, handle))
             return CUDA_ERROR_INVALID_HANDLE;
         *stream = (hl_bridge_stream *)handle;
         return CUDA_SUCCESS;
@@ -46,7 +46,7 @@ HL_EXPORT CUresult hl_stream_of(CUstream handle, hl_bridge_stream **stream)
         CUresult result = CUDA_SUCCESS;
         if (!per_thread[context->device]) {
             CUstream created;
-            result = hl_stream_create(CU_STREAM_DEFAULT, 0, &created);
+            result = hl_bridge_stream_create(CU_STREAM_DEFAULT, 0, &created);
             if (!result)
                 per_thread[context->device] = (hl_bridge_stream *)created;
         }
@@ -57,45 +57,46 @@ HL_EXPORT CUresult hl_stream_of(CUstream handle, hl_bridge_stream **stream)
     return CUDA_SUCCESS;
 }
 
-HL_EXPORT CUresult hl_stream_create(unsigned flags, int priority, CUstream *handle)
+HL_EXPORT CUresult hl_bridge_stream_create(unsigned flags, int priority, CUstream *handle)
 {
-    hl_context *context = hl_context_current();
+    hl_bridge_context *context = hl_bridge_context_current();
     hl_bridge_stream *stream;
 
     if (!handle || flags & ~(unsigned)CU_STREAM_NON_BLOCKING)
         return CUDA_ERROR_INVALID_VALUE;
     if (!context)
         return CUDA_ERROR_INVALID_CONTEXT;
-    stream = hl_slab_take(&streams);
+    stream = hl_bridge_slab_take(&streams);
     if (!stream)
         return CUDA_ERROR_OUT_OF_MEMORY;
     stream->device = context->device;
     stream->context = context;
     stream->flags = flags;
-    stream->priority =
-        priority < PRIORITY_GREATEST ? PRIORITY_GREATEST : priority > PRIORITY_LEAST ? PRIORITY_LEAST : priority;
+    stream->priority = priority < PRIORITY_GREATEST ? PRIORITY_GREATEST
+                       : priority > PRIORITY_LEAST  ? PRIORITY_LEAST
+                                                    : priority;
     stream->id = atomic_fetch_add(&next_id, 1);
     stream->line = hl_timeline_stream_create(context->device, !(flags & CU_STREAM_NON_BLOCKING));
     if (!stream->line) {
-        hl_slab_give(&streams, stream);
+        hl_bridge_slab_give(&streams, stream);
         return CUDA_ERROR_OUT_OF_MEMORY;
     }
     *handle = (CUstream)stream;
     return CUDA_SUCCESS;
 }
 
-HL_EXPORT CUresult hl_stream_destroy(CUstream handle)
+HL_EXPORT CUresult hl_bridge_stream_destroy(CUstream handle)
 {
     hl_bridge_stream *stream = (hl_bridge_stream *)handle;
 
-    if (!hl_slab_owns(&streams, handle))
+    if (!hl_bridge_slab_owns(&streams, handle))
         return CUDA_ERROR_INVALID_HANDLE;
     hl_timeline_stream_destroy(stream->line);
-    hl_slab_give(&streams, stream);
+    hl_bridge_slab_give(&streams, stream);
     return CUDA_SUCCESS;
 }
 
-HL_EXPORT void hl_stream_priorities(int *least, int *greatest)
+HL_EXPORT void hl_bridge_stream_priorities(int *least, int *greatest)
 {
     if (least)
         *least = PRIORITY_LEAST;
@@ -103,25 +104,25 @@ HL_EXPORT void hl_stream_priorities(int *least, int *greatest)
         *greatest = PRIORITY_GREATEST;
 }
 
-HL_EXPORT CUresult hl_stream_query(hl_bridge_stream *stream)
+HL_EXPORT CUresult hl_bridge_stream_query(hl_bridge_stream *stream)
 {
     if (hl_graph_capturing(stream->line))
-        return hl_graph_invalidate(stream);
+        return hl_bridge_graph_invalidate(stream);
     return hl_timeline_stream_query(stream->line) == HL_PROGRESS_DONE ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
 }
 
-HL_EXPORT CUresult hl_stream_wait(hl_bridge_stream *stream)
+HL_EXPORT CUresult hl_bridge_stream_wait(hl_bridge_stream *stream)
 {
     if (hl_graph_capturing(stream->line))
-        return hl_graph_invalidate(stream);
+        return hl_bridge_graph_invalidate(stream);
     hl_timeline_stream_wait(stream->line);
     return CUDA_SUCCESS;
 }
 
-HL_EXPORT CUresult hl_stream_device_wait(void)
+HL_EXPORT CUresult hl_bridge_stream_device_wait(void)
 {
-    hl_context *context = hl_context_current();
-    CUresult result = hl_graph_forbid_device();
+    hl_bridge_context *context = hl_bridge_context_current();
+    CUresult result = hl_bridge_graph_forbid_device();
 
     if (result)
         return result;
@@ -131,28 +132,28 @@ HL_EXPORT CUresult hl_stream_device_wait(void)
     return CUDA_SUCCESS;
 }
 
-HL_EXPORT CUresult hl_stream_callback(hl_bridge_stream *stream, CUhostFn function, void *user_data)
+HL_EXPORT CUresult hl_bridge_stream_callback(hl_bridge_stream *stream, CUhostFn function, void *user_data)
 {
     if (!function)
         return CUDA_ERROR_INVALID_VALUE;
     if (hl_graph_capturing(stream->line)) /* a host node: the core's recipes hold launches only */
-        return hl_graph_invalidate(stream);
+        return hl_bridge_graph_invalidate(stream);
     hl_timeline_host_callback(stream->line, function, user_data);
     return CUDA_SUCCESS;
 }
 
-HL_EXPORT CUresult hl_event_of(CUevent handle, hl_bridge_event **event)
+HL_EXPORT CUresult hl_bridge_event_of(CUevent handle, hl_bridge_event **event)
 {
-    if (!hl_slab_owns(&events, handle))
+    if (!hl_bridge_slab_owns(&events, handle))
         return CUDA_ERROR_INVALID_HANDLE;
     *event = (hl_bridge_event *)handle;
     return CUDA_SUCCESS;
 }
 
-HL_EXPORT CUresult hl_event_create(unsigned flags, CUevent *handle)
+HL_EXPORT CUresult hl_bridge_event_create(unsigned flags, CUevent *handle)
 {
     const unsigned known = CU_EVENT_BLOCKING_SYNC | CU_EVENT_DISABLE_TIMING | CU_EVENT_INTERPROCESS;
-    hl_context *context = hl_context_current();
+    hl_bridge_context *context = hl_bridge_context_current();
     hl_bridge_event *event;
 
     if (!handle || flags & ~known)
@@ -161,33 +162,33 @@ HL_EXPORT CUresult hl_event_create(unsigned flags, CUevent *handle)
         return CUDA_ERROR_INVALID_VALUE;
     if (!context)
         return CUDA_ERROR_INVALID_CONTEXT;
-    event = hl_slab_take(&events);
+    event = hl_bridge_slab_take(&events);
     if (!event)
         return CUDA_ERROR_OUT_OF_MEMORY;
     event->device = context->device;
     event->flags = flags;
     event->mark = hl_timeline_event_create();
     if (!event->mark) {
-        hl_slab_give(&events, event);
+        hl_bridge_slab_give(&events, event);
         return CUDA_ERROR_OUT_OF_MEMORY;
     }
     *handle = (CUevent)event;
     return CUDA_SUCCESS;
 }
 
-HL_EXPORT CUresult hl_event_destroy(CUevent handle)
+HL_EXPORT CUresult hl_bridge_event_destroy(CUevent handle)
 {
     hl_bridge_event *event;
-    CUresult result = hl_event_of(handle, &event);
+    CUresult result = hl_bridge_event_of(handle, &event);
 
     if (result)
         return result;
     hl_timeline_event_destroy(event->mark);
-    hl_slab_give(&events, event);
+    hl_bridge_slab_give(&events, event);
     return CUDA_SUCCESS;
 }
 
-HL_EXPORT CUresult hl_event_record(hl_bridge_event *event, hl_bridge_stream *stream)
+HL_EXPORT CUresult hl_bridge_event_record(hl_bridge_event *event, hl_bridge_stream *stream)
 {
     if (event->device != stream->device)
         return CUDA_ERROR_INVALID_HANDLE;
@@ -197,9 +198,9 @@ HL_EXPORT CUresult hl_event_record(hl_bridge_event *event, hl_bridge_stream *str
     return CUDA_SUCCESS;
 }
 
-HL_EXPORT CUresult hl_event_query(hl_bridge_event *event)
+HL_EXPORT CUresult hl_bridge_event_query(hl_bridge_event *event)
 {
-    CUresult result = hl_graph_forbid();
+    CUresult result = hl_bridge_graph_forbid();
 
     if (result)
         return result;
@@ -212,9 +213,9 @@ HL_EXPORT CUresult hl_event_query(hl_bridge_event *event)
     }
 }
 
-HL_EXPORT CUresult hl_event_wait(hl_bridge_event *event)
+HL_EXPORT CUresult hl_bridge_event_wait(hl_bridge_event *event)
 {
-    CUresult result = hl_graph_forbid();
+    CUresult result = hl_bridge_graph_forbid();
 
     if (result)
         return result;
@@ -225,7 +226,7 @@ HL_EXPORT CUresult hl_event_wait(hl_bridge_event *event)
     return CUDA_SUCCESS;
 }
 
-HL_EXPORT CUresult hl_event_elapsed(hl_bridge_event *from, hl_bridge_event *to, float *elapsed_ms)
+HL_EXPORT CUresult hl_bridge_event_elapsed(hl_bridge_event *from, hl_bridge_event *to, float *elapsed_ms)
 {
     int64_t elapsed_ns;
 
@@ -241,7 +242,7 @@ HL_EXPORT CUresult hl_event_elapsed(hl_bridge_event *from, hl_bridge_event *to, 
     return CUDA_SUCCESS;
 }
 
-HL_EXPORT CUresult hl_stream_wait_event(hl_bridge_stream *stream, hl_bridge_event *event, unsigned flags)
+HL_EXPORT CUresult hl_bridge_stream_wait_event(hl_bridge_stream *stream, hl_bridge_event *event, unsigned flags)
 {
     if (flags & ~(unsigned)CU_EVENT_WAIT_EXTERNAL)
         return CUDA_ERROR_INVALID_VALUE;
@@ -249,11 +250,11 @@ HL_EXPORT CUresult hl_stream_wait_event(hl_bridge_stream *stream, hl_bridge_even
         return CUDA_SUCCESS;
     if (hl_graph_capturing(stream->line) && !(flags & CU_EVENT_WAIT_EXTERNAL)) {
         cuuint64_t id;
-        hl_graph_capture_info(stream, &id, NULL);
+        hl_bridge_graph_capture_info(stream, &id, NULL);
         if (!event->capture_id)
-            return hl_graph_invalidate(stream) ? CUDA_ERROR_STREAM_CAPTURE_ISOLATION : CUDA_SUCCESS;
+            return hl_bridge_graph_invalidate(stream) ? CUDA_ERROR_STREAM_CAPTURE_ISOLATION : CUDA_SUCCESS;
         if (event->capture_id != id)
-            return hl_graph_invalidate(stream) ? CUDA_ERROR_STREAM_CAPTURE_MERGE : CUDA_SUCCESS;
+            return hl_bridge_graph_invalidate(stream) ? CUDA_ERROR_STREAM_CAPTURE_MERGE : CUDA_SUCCESS;
     }
     hl_timeline_wait_event(stream->line, event->mark);
     return CUDA_SUCCESS;

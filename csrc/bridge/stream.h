@@ -16,35 +16,35 @@ typedef struct hl_bridge_stream {
     unsigned flags; /* CU_STREAM_* */
     int priority;
     uint64_t id;
-    hl_context *context;
+    hl_bridge_context *context;
 } hl_bridge_stream;
 
 typedef struct hl_bridge_event {
     uint32_t live;
     uint32_t device;
     hl_event mark;
-    unsigned flags;        /* CU_EVENT_* */
+    unsigned flags; /* CU_EVENT_* */
     bool recorded;
-    uint64_t capture_id;   /* not 0: last recorded while capturing */
+    uint64_t capture_id; /* not 0: last recorded while capturing */
 } hl_bridge_event;
 
 /* The stream behind a handle, in the current context: 0 and CU_STREAM_LEGACY, CU_STREAM_PER_THREAD, or a handle. */
-CUresult hl_stream_of(CUstream handle, hl_bridge_stream **stream);
-CUresult hl_stream_create(unsigned flags, int priority, CUstream *handle);
-CUresult hl_stream_destroy(CUstream handle);
-CUresult hl_stream_query(hl_bridge_stream *stream);
-CUresult hl_stream_wait(hl_bridge_stream *stream);
-CUresult hl_stream_device_wait(void);
-CUresult hl_stream_callback(hl_bridge_stream *stream, CUhostFn function, void *user_data);
-void hl_stream_priorities(int *least, int *greatest);
+CUresult hl_bridge_stream_of(CUstream handle, hl_bridge_stream **stream);
+CUresult hl_bridge_stream_create(unsigned flags, int priority, CUstream *handle);
+CUresult hl_bridge_stream_destroy(CUstream handle);
+CUresult hl_bridge_stream_query(hl_bridge_stream *stream);
+CUresult hl_bridge_stream_wait(hl_bridge_stream *stream);
+CUresult hl_bridge_stream_device_wait(void);
+CUresult hl_bridge_stream_callback(hl_bridge_stream *stream, CUhostFn function, void *user_data);
+void hl_bridge_stream_priorities(int *least, int *greatest);
 
-CUresult hl_event_of(CUevent handle, hl_bridge_event **event);
-CUresult hl_event_create(unsigned flags, CUevent *handle);
-CUresult hl_event_destroy(CUevent handle);
-CUresult hl_event_record(hl_bridge_event *event, hl_bridge_stream *stream);
-CUresult hl_event_query(hl_bridge_event *event);
-CUresult hl_event_wait(hl_bridge_event *event);
-CUresult hl_event_elapsed(hl_bridge_event *from, hl_bridge_event *to, float *elapsed_ms);
-CUresult hl_stream_wait_event(hl_bridge_stream *stream, hl_bridge_event *event, unsigned flags);
+CUresult hl_bridge_event_of(CUevent handle, hl_bridge_event **event);
+CUresult hl_bridge_event_create(unsigned flags, CUevent *handle);
+CUresult hl_bridge_event_destroy(CUevent handle);
+CUresult hl_bridge_event_record(hl_bridge_event *event, hl_bridge_stream *stream);
+CUresult hl_bridge_event_query(hl_bridge_event *event);
+CUresult hl_bridge_event_wait(hl_bridge_event *event);
+CUresult hl_bridge_event_elapsed(hl_bridge_event *from, hl_bridge_event *to, float *elapsed_ms);
+CUresult hl_bridge_stream_wait_event(hl_bridge_stream *stream, hl_bridge_event *event, unsigned flags);
 
 #endif

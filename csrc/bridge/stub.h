@@ -15,8 +15,8 @@
 long hl_bridge_unsupported(const char *name, const char *library, const void *caller, long result);
 
 /* The same for a part of a supported call (an attribute, a flag, a type). */
-long hl_bridge_unsupported_part(const char *name, const char *library, const char *part, long value,
-                                const void *caller, long result);
+long hl_bridge_unsupported_part(const char *name, const char *library, const char *part, long value, const void *caller,
+                                long result);
 
 #define HL_UNSUPPORTED(name, library, result)                                                                          \
     HL_API long name(void);                                                                                            \

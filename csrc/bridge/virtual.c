@@ -17,8 +17,8 @@ struct physical {
     uint32_t live;
     uint32_t device;
     bool host;
-    uint32_t users;      /* the handle's own references and one for each mapping */
-    uint32_t handles;    /* references that release() may still give back */
+    uint32_t users;   /* the handle's own references and one for each mapping */
+    uint32_t handles; /* references that release() may still give back */
     size_t size_bytes;
     CUmemAllocationProp prop;
 };
@@ -30,11 +30,11 @@ struct mapping { /* a list in order of addresses */
     struct physical *physical;
 };
 
-static hl_slab physicals = HL_SLAB(struct physical, 1u << 20);
+static hl_bridge_slab physicals = HL_SLAB(struct physical, 1u << 20);
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct mapping *mappings;
 
-HL_EXPORT CUresult hl_virtual_granularity(const CUmemAllocationProp *prop, size_t *granularity_bytes)
+HL_EXPORT CUresult hl_bridge_virtual_granularity(const CUmemAllocationProp *prop, size_t *granularity_bytes)
 {
     if (!prop || !granularity_bytes || prop->type != CU_MEM_ALLOCATION_TYPE_PINNED)
         return CUDA_ERROR_INVALID_VALUE;
@@ -42,8 +42,8 @@ HL_EXPORT CUresult hl_virtual_granularity(const CUmemAllocationProp *prop, size_
     return CUDA_SUCCESS;
 }
 
-HL_EXPORT CUresult hl_virtual_create(size_t size_bytes, const CUmemAllocationProp *prop,
-                                     CUmemGenericAllocationHandle *handle)
+HL_EXPORT CUresult hl_bridge_virtual_create(size_t size_bytes, const CUmemAllocationProp *prop,
+                                            CUmemGenericAllocationHandle *handle)
 {
     struct physical *physical;
     uint32_t device = 0;
@@ -53,13 +53,13 @@ HL_EXPORT CUresult hl_virtual_create(size_t size_bytes, const CUmemAllocationPro
         return CUDA_ERROR_INVALID_VALUE;
     bool host = prop->location.type != CU_MEM_LOCATION_TYPE_DEVICE;
     if (!host) {
-        result = hl_process_device(prop->location.id, &device);
+        result = hl_bridge_process_device(prop->location.id, &device);
         if (result)
             return result;
         if (hl_ledger_charge(device, size_bytes))
             return CUDA_ERROR_OUT_OF_MEMORY;
     }
-    physical = hl_slab_take(&physicals);
+    physical = hl_bridge_slab_take(&physicals);
     if (!physical)
         return CUDA_ERROR_OUT_OF_MEMORY;
     physical->device = device;
@@ -77,16 +77,16 @@ static void drop(struct physical *physical)
         return;
     if (!physical->host)
         hl_ledger_discharge(physical->device, physical->size_bytes);
-    hl_slab_give(&physicals, physical);
+    hl_bridge_slab_give(&physicals, physical);
 }
 
-HL_EXPORT CUresult hl_virtual_release(CUmemGenericAllocationHandle handle)
+HL_EXPORT CUresult hl_bridge_virtual_release(CUmemGenericAllocationHandle handle)
 {
     struct physical *physical = (struct physical *)(uintptr_t)handle;
     CUresult result = CUDA_ERROR_INVALID_VALUE;
 
     pthread_mutex_lock(&lock);
-    if (hl_slab_owns(&physicals, physical) && physical->handles) {
+    if (hl_bridge_slab_owns(&physicals, physical) && physical->handles) {
         physical->handles--;
         drop(physical);
         result = CUDA_SUCCESS;
@@ -95,9 +95,9 @@ HL_EXPORT CUresult hl_virtual_release(CUmemGenericAllocationHandle handle)
     return result;
 }
 
-HL_EXPORT CUresult hl_virtual_reserve(size_t size_bytes, CUdeviceptr *pointer)
+HL_EXPORT CUresult hl_bridge_virtual_reserve(size_t size_bytes, CUdeviceptr *pointer)
 {
-    hl_context *context = hl_context_current();
+    hl_bridge_context *context = hl_bridge_context_current();
     void *address;
 
     if (!pointer || !size_bytes || size_bytes % GRANULE)
@@ -108,7 +108,7 @@ HL_EXPORT CUresult hl_virtual_reserve(size_t size_bytes, CUdeviceptr *pointer)
     return CUDA_SUCCESS;
 }
 
-HL_EXPORT CUresult hl_virtual_unreserve(CUdeviceptr pointer, size_t size_bytes)
+HL_EXPORT CUresult hl_bridge_virtual_unreserve(CUdeviceptr pointer, size_t size_bytes)
 {
     hl_memory memory;
 
@@ -118,8 +118,8 @@ HL_EXPORT CUresult hl_virtual_unreserve(CUdeviceptr pointer, size_t size_bytes)
     return hl_ledger_free((void *)pointer) ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
 }
 
-HL_EXPORT CUresult hl_virtual_map(CUdeviceptr pointer, size_t size_bytes, size_t offset_bytes,
-                                  CUmemGenericAllocationHandle handle)
+HL_EXPORT CUresult hl_bridge_virtual_map(CUdeviceptr pointer, size_t size_bytes, size_t offset_bytes,
+                                         CUmemGenericAllocationHandle handle)
 {
     struct physical *physical = (struct physical *)(uintptr_t)handle;
     struct mapping *mapping = malloc(sizeof *mapping), **at;
@@ -131,10 +131,9 @@ HL_EXPORT CUresult hl_virtual_map(CUdeviceptr pointer, size_t size_bytes, size_t
     pthread_mutex_lock(&lock);
     for (at = &mappings; *at && (*at)->at + (*at)->size_bytes <= pointer; at = &(*at)->next)
         ;
-    if (!hl_slab_owns(&physicals, physical) || offset_bytes || !size_bytes || size_bytes % GRANULE ||
-        size_bytes > physical->size_bytes || pointer % GRANULE ||
-        !hl_ledger_find((void *)pointer, &memory) || memory.kind != HL_MEMORY_RESERVED ||
-        pointer - memory.base + size_bytes > memory.size_bytes)
+    if (!hl_bridge_slab_owns(&physicals, physical) || offset_bytes || !size_bytes || size_bytes % GRANULE ||
+        size_bytes > physical->size_bytes || pointer % GRANULE || !hl_ledger_find((void *)pointer, &memory) ||
+        memory.kind != HL_MEMORY_RESERVED || pointer - memory.base + size_bytes > memory.size_bytes)
         result = CUDA_ERROR_INVALID_VALUE;
     else if (*at && (*at)->at < pointer + size_bytes)
         result = CUDA_ERROR_ALREADY_MAPPED;
@@ -149,7 +148,7 @@ HL_EXPORT CUresult hl_virtual_map(CUdeviceptr pointer, size_t size_bytes, size_t
     return result;
 }
 
-HL_EXPORT CUresult hl_virtual_unmap(CUdeviceptr pointer, size_t size_bytes)
+HL_EXPORT CUresult hl_bridge_virtual_unmap(CUdeviceptr pointer, size_t size_bytes)
 {
     CUresult result = CUDA_ERROR_INVALID_VALUE;
 
@@ -170,7 +169,7 @@ HL_EXPORT CUresult hl_virtual_unmap(CUdeviceptr pointer, size_t size_bytes)
     return result;
 }
 
-HL_EXPORT CUresult hl_virtual_retain(CUdeviceptr pointer, CUmemGenericAllocationHandle *handle)
+HL_EXPORT CUresult hl_bridge_virtual_retain(CUdeviceptr pointer, CUmemGenericAllocationHandle *handle)
 {
     CUresult result = CUDA_ERROR_INVALID_VALUE;
 
@@ -188,11 +187,11 @@ HL_EXPORT CUresult hl_virtual_retain(CUdeviceptr pointer, CUmemGenericAllocation
     return result;
 }
 
-HL_EXPORT CUresult hl_virtual_properties(CUmemGenericAllocationHandle handle, CUmemAllocationProp *prop)
+HL_EXPORT CUresult hl_bridge_virtual_properties(CUmemGenericAllocationHandle handle, CUmemAllocationProp *prop)
 {
     struct physical *physical = (struct physical *)(uintptr_t)handle;
 
-    if (!prop || !hl_slab_owns(&physicals, physical))
+    if (!prop || !hl_bridge_slab_owns(&physicals, physical))
         return CUDA_ERROR_INVALID_VALUE;
     *prop = physical->prop;
     return CUDA_SUCCESS;

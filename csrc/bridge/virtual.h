@@ -11,27 +11,29 @@
 
 #include "bridge/stream.h"
 
-CUresult hl_virtual_granularity(const CUmemAllocationProp *prop, size_t *granularity_bytes);
-CUresult hl_virtual_create(size_t size_bytes, const CUmemAllocationProp *prop, CUmemGenericAllocationHandle *handle);
-CUresult hl_virtual_release(CUmemGenericAllocationHandle handle);
-CUresult hl_virtual_reserve(size_t size_bytes, CUdeviceptr *pointer);
-CUresult hl_virtual_unreserve(CUdeviceptr pointer, size_t size_bytes);
-CUresult hl_virtual_map(CUdeviceptr pointer, size_t size_bytes, size_t offset_bytes, CUmemGenericAllocationHandle handle);
-CUresult hl_virtual_unmap(CUdeviceptr pointer, size_t size_bytes);
+CUresult hl_bridge_virtual_granularity(const CUmemAllocationProp *prop, size_t *granularity_bytes);
+CUresult hl_bridge_virtual_create(size_t size_bytes, const CUmemAllocationProp *prop,
+                                  CUmemGenericAllocationHandle *handle);
+CUresult hl_bridge_virtual_release(CUmemGenericAllocationHandle handle);
+CUresult hl_bridge_virtual_reserve(size_t size_bytes, CUdeviceptr *pointer);
+CUresult hl_bridge_virtual_unreserve(CUdeviceptr pointer, size_t size_bytes);
+CUresult hl_bridge_virtual_map(CUdeviceptr pointer, size_t size_bytes, size_t offset_bytes,
+                               CUmemGenericAllocationHandle handle);
+CUresult hl_bridge_virtual_unmap(CUdeviceptr pointer, size_t size_bytes);
 /* The handle mapped at an address, with one more reference. */
-CUresult hl_virtual_retain(CUdeviceptr pointer, CUmemGenericAllocationHandle *handle);
-CUresult hl_virtual_properties(CUmemGenericAllocationHandle handle, CUmemAllocationProp *prop);
+CUresult hl_bridge_virtual_retain(CUdeviceptr pointer, CUmemGenericAllocationHandle *handle);
+CUresult hl_bridge_virtual_properties(CUmemGenericAllocationHandle handle, CUmemAllocationProp *prop);
 
-CUresult hl_pool_default(int ordinal, CUmemoryPool *pool);
-CUresult hl_pool_current(int ordinal, CUmemoryPool *pool);
-CUresult hl_pool_set_current(int ordinal, CUmemoryPool pool);
-CUresult hl_pool_create(int ordinal, CUmemoryPool *pool);
-CUresult hl_pool_destroy(CUmemoryPool pool);
+CUresult hl_bridge_pool_default(int ordinal, CUmemoryPool *pool);
+CUresult hl_bridge_pool_current(int ordinal, CUmemoryPool *pool);
+CUresult hl_bridge_pool_set_current(int ordinal, CUmemoryPool pool);
+CUresult hl_bridge_pool_create(int ordinal, CUmemoryPool *pool);
+CUresult hl_bridge_pool_destroy(CUmemoryPool pool);
 /* pool NULL: the device's current one. */
-CUresult hl_pool_allocate(CUmemoryPool pool, size_t size_bytes, hl_bridge_stream *stream, void **pointer);
-CUresult hl_pool_free(void *pointer, hl_bridge_stream *stream);
-CUresult hl_pool_get(CUmemoryPool pool, CUmemPool_attribute attribute, void *value);
-CUresult hl_pool_set(CUmemoryPool pool, CUmemPool_attribute attribute, const void *value);
-CUresult hl_pool_valid(CUmemoryPool pool);
+CUresult hl_bridge_pool_allocate(CUmemoryPool pool, size_t size_bytes, hl_bridge_stream *stream, void **pointer);
+CUresult hl_bridge_pool_free(void *pointer, hl_bridge_stream *stream);
+CUresult hl_bridge_pool_get(CUmemoryPool pool, CUmemPool_attribute attribute, void *value);
+CUresult hl_bridge_pool_set(CUmemoryPool pool, CUmemPool_attribute attribute, const void *value);
+CUresult hl_bridge_pool_valid(CUmemoryPool pool);
 
 #endif

@@ -106,7 +106,7 @@ HL_EXPORT void hl_price_answer(uint32_t index, const hl_price *price)
     atomic_fetch_add(&segment->price_counts.answers, 1);
     if (request->price.coverage == HL_COVERAGE_UNKNOWN) {
         atomic_fetch_add(&segment->price_counts.unknown_answers, 1);
-        hl_report_event("unknown-kernel", request->name);
+        hl_report_event(request->kind == HL_LAUNCH_KERNEL ? "unknown-kernel" : "unknown-launch", request->name);
     }
     int32_t pid = request->pid;
     atomic_store(&request->state, HL_REQUEST_ANSWERED);

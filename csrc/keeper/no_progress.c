@@ -1,6 +1,9 @@
 /* The report when nobody can go on, or when something keeps the clock from moving: who waits for what, until when. */
 #include "keeper.h"
 
+#include "../core/segment.h"
+#include "../core/timeline.h"
+
 #include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
@@ -72,6 +75,11 @@ void keeper_no_progress_report(keeper *k, FILE *out, const char *why)
         for (int i = 0; i < k->thread_count; i++)
             if (k->threads[i].pid == k->members[m].pid)
                 print_thread(k, out, &k->threads[i]);
+    }
+    if (hl_segment_open(k->run_dir) == 0) {
+        static char streams[16384];
+        hl_timeline_describe(streams, sizeof streams);
+        fprintf(out, "%s", streams);
     }
     fflush(out);
 }

@@ -15,6 +15,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from vllm.v1.outputs import AsyncModelRunnerOutput
+from vllm.v1.worker.gpu.async_utils import AsyncOutput
+from vllm.v1.worker.gpu.cudagraph_utils import get_uniform_token_count
+from vllm.v1.worker.gpu_worker import Worker
+
 from hyperlapse.integrations.vllm.command import check_version
 from hyperlapse.integrations.vllm.composition import Step
 from hyperlapse.integrations.vllm.dispatch import graph_name
@@ -28,10 +33,6 @@ from hyperlapse.integrations.vllm.worker_common import (
     tell_run,
     virtual_device,
 )
-from vllm.v1.outputs import AsyncModelRunnerOutput
-from vllm.v1.worker.gpu.async_utils import AsyncOutput
-from vllm.v1.worker.gpu.cudagraph_utils import get_uniform_token_count
-from vllm.v1.worker.gpu_worker import Worker
 
 
 class SampledOutput(AsyncModelRunnerOutput):  # type: ignore[misc]  # vLLM is not installed where mypy runs

@@ -17,6 +17,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT, AsyncModelRunnerOutput, ModelRunnerOutput
+from vllm.v1.worker.worker_base import CompilationTimes, WorkerBase
+
 from hyperlapse.integrations.vllm.command import check_version
 from hyperlapse.integrations.vllm.composition import Step, UnsupportedRequestError
 from hyperlapse.integrations.vllm.host_time import HostTime, charger
@@ -30,8 +33,6 @@ from hyperlapse.integrations.vllm.worker_common import (
     tell_run,
     virtual_device,
 )
-from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT, AsyncModelRunnerOutput, ModelRunnerOutput
-from vllm.v1.worker.worker_base import CompilationTimes, WorkerBase
 
 
 class StepOutput(AsyncModelRunnerOutput):  # type: ignore[misc]  # vLLM is not installed where mypy runs

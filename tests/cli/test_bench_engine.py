@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+
 from hyperlapse.cli.benchmark import BenchOptions, BenchRun, run_bench
 from hyperlapse.cli.engine_environment import EngineNotFoundError, find_engine
 from hyperlapse.cli.metrics import RequestRecord
 from hyperlapse.cli.workload import TraceRequest, write_trace
-
 from tests.des.model import Arrival, Engine, compare, simulate
 
 pytestmark = pytest.mark.engine

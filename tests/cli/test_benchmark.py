@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+
 from hyperlapse.cli import bench, benchmark
 from hyperlapse.cli.benchmark import BenchError, BenchOptions, run_bench
 from hyperlapse.cli.engine_environment import EngineEnvironment

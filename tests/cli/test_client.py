@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from hyperlapse.cli import client_script
 from hyperlapse.cli.metrics import RequestRecord, measure, read_requests
 from hyperlapse.cli.workload import TokenRange, TraceRequest, write_workload

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from hyperlapse.cli import client_script
 from hyperlapse.cli.load import LoadPlan
 from hyperlapse.cli.metrics import RequestRecord, read_requests

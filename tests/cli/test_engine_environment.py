@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from hyperlapse.cli import engine_environment
 from hyperlapse.cli.engine_environment import EngineNotFoundError, find_engine
 

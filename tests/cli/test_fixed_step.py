@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
+
 from hyperlapse.cli.fixed_step import FixedStepPredictor, parse_fixed_step, prefill_tokens
 
 

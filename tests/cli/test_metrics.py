@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from hyperlapse.cli.metrics import (
     RequestRecord,
     measure,
@@ -14,8 +17,6 @@ from hyperlapse.cli.metrics import (
     unmet_lengths,
     write_requests,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 MS = 1_000_000
 

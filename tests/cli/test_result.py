@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from hyperlapse.cli.metrics import RequestRecord, measure
 from hyperlapse.cli.result import BenchResult, coverage_shares, coverage_text, files_sha256, print_result
 

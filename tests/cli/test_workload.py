@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from hyperlapse.cli.workload import (
     TokenRange,
     TraceError,
@@ -18,8 +21,6 @@ from hyperlapse.cli.workload import (
     write_trace,
     write_workload,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 QWEN = TokenRange(0, 151_643)
 

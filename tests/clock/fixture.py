@@ -36,14 +36,16 @@ class Clock:
         """tests/clock/programs/NAME.c, compiled once a session."""
         program = self.build / name
         if not program.exists():
-            subprocess.run(
-                ["gcc", "-std=gnu11", "-O1", "-pthread", "-o", program, PROGRAMS / f"{name}.c"], check=True
-            )
+            subprocess.run(["gcc", "-std=gnu11", "-O1", "-pthread", "-o", program, PROGRAMS / f"{name}.c"], check=True)
         return str(program)
 
     def measure(self, name: str, *arguments: str) -> dict[str, float]:
         """What a program of tests/clock/programs prints as JSON: {case: elapsed seconds}."""
-        command = [self.compiled(name)] if (PROGRAMS / f"{name}.c").exists() else [sys.executable, str(PROGRAMS / f"{name}.py")]
+        command = (
+            [self.compiled(name)]
+            if (PROGRAMS / f"{name}.c").exists()
+            else [sys.executable, str(PROGRAMS / f"{name}.py")]
+        )
         done = self.run(*command, *arguments)
         assert done.returncode == 0, done.stderr
         result: dict[str, float] = json.loads(done.stdout)

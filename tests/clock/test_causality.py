@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tests.clock.fixture import PROGRAMS, Clock
 
 
@@ -16,7 +17,7 @@ def test_messages_arrive_at_the_instant_they_were_sent(virtual_clock: Clock, kin
 
 
 def test_starting_processes_takes_no_virtual_time(virtual_clock: Clock, tmp_path: Path) -> None:
-    """gcc starts cc1, as and ld by vfork and exec that no wrapper sees; prototypes lost up to 2,760 virtual s here."""
+    """Gcc starts cc1, as and ld by vfork and exec that no wrapper sees; prototypes lost up to 2,760 virtual s here."""
     (tmp_path / "empty.c").write_text("int main(void) { return 0; }\n")
     program = """
 import subprocess, threading, time
@@ -72,5 +73,8 @@ print(time.monotonic() - mono)
 
 def test_programs_directory_is_complete() -> None:
     assert {path.stem for path in PROGRAMS.iterdir() if path.suffix in (".c", ".py")} == {
-        "waits", "interrupted", "python_waits", "ping_pong",
+        "waits",
+        "interrupted",
+        "python_waits",
+        "ping_pong",
     }

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from tests.clock.fixture import HYPERLAPSE, Clock
 
 
@@ -23,10 +24,14 @@ def test_death_by_signal_is_told_as_a_shell_would(virtual_clock: Clock) -> None:
 
 
 def test_unknown_command_and_missing_command() -> None:
-    done = subprocess.run([*HYPERLAPSE, "run", "--gpu", "none", "--", "no-such-program"], capture_output=True, text=True)
+    done = subprocess.run(
+        [*HYPERLAPSE, "run", "--gpu", "none", "--", "no-such-program"], capture_output=True, text=True
+    )
     assert done.returncode == 127
     assert "no-such-program: command not found" in done.stderr
-    done = subprocess.run([*HYPERLAPSE, "run", "--gpu", "none", "--freeze", "never", "--", "true"], capture_output=True, text=True)
+    done = subprocess.run(
+        [*HYPERLAPSE, "run", "--gpu", "none", "--freeze", "never", "--", "true"], capture_output=True, text=True
+    )
     assert done.returncode == 2
     assert "expected start, ready=URL or manual" in done.stderr
 
@@ -35,7 +40,10 @@ def test_deadlock_is_reported_and_ended() -> None:
     program = "import threading; lock = threading.Lock(); lock.acquire(); lock.acquire()"
     done = subprocess.run(
         [*HYPERLAPSE, "run", "--gpu", "none", "--no-progress", "1", "--", sys.executable, "-c", program],
-        capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        stdin=subprocess.DEVNULL,
     )
     assert done.returncode == 75
     assert "everybody waits, and nobody has a deadline" in done.stderr
@@ -66,7 +74,10 @@ began = time.monotonic(); subprocess.run(["./static"], check=True); print(time.m
 """
     done = subprocess.run(
         [*HYPERLAPSE, "run", "--gpu", "none", "--no-progress", "1", "--", sys.executable, "-c", program],
-        capture_output=True, text=True, timeout=60, cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 0.5  # the clock stood while it lived; the decoy did not gallop
@@ -79,7 +90,9 @@ def test_ctrl_c_ends_everything(number: int) -> None:
     program = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()'])"
     process = subprocess.Popen(
         [*HYPERLAPSE, "run", "--gpu", "none", "--", sys.executable, "-c", program],
-        stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
     )
     launcher = psutil.Process(process.pid)
     limit = time.monotonic() + 20
@@ -95,7 +108,9 @@ def test_ctrl_c_ends_everything(number: int) -> None:
 
 def test_killed_launcher_takes_the_run_with_it() -> None:
     process = subprocess.Popen(
-        [*HYPERLAPSE, "run", "--gpu", "none", "--", "sleep", "100000000"], stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
+        [*HYPERLAPSE, "run", "--gpu", "none", "--", "sleep", "100000000"],
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
     )
     launcher = psutil.Process(process.pid)
     limit = time.monotonic() + 20
@@ -111,7 +126,9 @@ def test_killed_launcher_takes_the_run_with_it() -> None:
 def test_killed_time_keeper_ends_the_run() -> None:
     process = subprocess.Popen(
         [*HYPERLAPSE, "run", "--gpu", "none", "--", sys.executable, "-c", "input()"],
-        stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     launcher = psutil.Process(process.pid)
     limit = time.monotonic() + 20

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from hyperlapse.shim import _core, devices, pricing
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,25 +60,11 @@ def run_dir(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def bind() -> Any:
-    """The core with what only tests call."""
-    bound = pricing.bind()
-    for name, declaration in {
-        "hl_timeline_stream_valid": "bool hl_timeline_stream_valid(hl_stream stream);",
-        "hl_timeline_event_valid": "bool hl_timeline_event_valid(hl_event event);",
-        "hl_timeline_event_instant_ns": "bool hl_timeline_event_instant_ns(hl_event event, int64_t *instant_ns);",
-        "hl_clock_now_ns": "int64_t hl_clock_now_ns(void);",
-    }.items():
-        if not hasattr(bound.lib, name):
-            bound.ffi.cdef(declaration)
-    return bound
-
-
 @pytest.fixture
 def core(run_dir: Path) -> Any:
     """The core in this process, attached to a fresh run."""
     pricing.attach(run_dir)
-    return bind()
+    return _core.core()
 
 
 class Service:
@@ -101,7 +88,7 @@ class Service:
 
     def _serve(self) -> None:
         # `serve` would map the segment anew, and the tests' own streams live in the present mapping
-        service = pricing._Service(pricing.bind(), self)
+        service = pricing._Service(_core.core(), self)
         while not self._stop.is_set():
             service.answer_some(20)
         self.report = pricing.ServiceReport(service.answered, dict(service.unknown), dict(service.failed))
@@ -162,7 +149,7 @@ def program(run_dir: Path, core_library: Path) -> Callable[[str], subprocess.Pop
         bound = _core.Core(Path({str(core_library)!r}))
         _core.core = pricing.core = devices.core = lambda: bound
         from conftest import Launcher, bind
-        core = bind()
+        core = _core.core()
         ffi, lib = core.ffi, core.lib
         launch = Launcher(core)
         def say(*words): print(*words, flush=True)

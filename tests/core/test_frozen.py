@@ -1,5 +1,6 @@
 """The timeline on a frozen virtual clock: participants, a time-keeper, and a pricing service of its own process."""
 
+import itertools
 import os
 import sys
 import textwrap
@@ -9,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hyperlapse.shim import _core, devices, environment, launcher, pricing
+
+from hyperlapse.shim import _core, devices, environment, launcher
 
 MS = 1_000_000
 S = 1000 * MS
 
 PARTICIPANT = """
     import os, sys, threading, time
-    from hyperlapse.shim import pricing
-    core = pricing.bind()
+    from hyperlapse.shim import _core, pricing
+    core = _core.core()
     ffi, lib = core.ffi, core.lib
     names = {}
     def launch(kind, name, *args, device=0):
@@ -140,17 +142,16 @@ def test_ranks_meet_at_one_virtual_instant(run: Any) -> None:
         stream = lib.hl_timeline_stream_create({rank}, False)
         for number in range(20):
             lib.hl_timeline_launch(stream, launch("kernel", "k", {compute}, device={rank}))
-            lib.hl_timeline_rendezvous(stream, 1, number, 2, launch("collective", "all_reduce", 1_000_000, 2, device={rank}))
+            each = launch("collective", "all_reduce", 1_000_000, 2, device={rank})
+            lib.hl_timeline_rendezvous(stream, 1, number, 2, each)
             lib.hl_timeline_stream_wait(stream)
             say(time.monotonic_ns())
     """
-    first, second = results(
-        run, rank.format(rank=0, compute=5_000_000), rank.format(rank=1, compute=50_000_000)
-    )
+    first, second = results(run, rank.format(rank=0, compute=5_000_000), rank.format(rank=1, compute=50_000_000))
     assert first == second
     instants = [int(word) for word in first]
     # the slower rank's compute, the gap, the collective
-    assert {after - before for before, after in zip(instants, instants[1:], strict=False)} == {51 * MS + 900}
+    assert {after - before for before, after in itertools.pairwise(instants)} == {51 * MS + 900}
 
 
 def test_two_runs_are_equal(run: Any) -> None:
@@ -171,4 +172,3 @@ def test_two_runs_are_equal(run: Any) -> None:
     (second,) = results(run, body)  # its prices are in the table by now
     assert first == second
     assert len(first) == 20
-    assert pricing.KINDS  # the import is used by the participants' preamble

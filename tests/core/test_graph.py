@@ -4,7 +4,8 @@ import errno
 from typing import Any
 
 import pytest
-from hyperlapse.shim import pricing
+
+from hyperlapse.shim import _core, pricing
 
 FAR = 1_000_000_000_000
 GAP_NS, GRAPH_GAP_NS, GRAPH_LAUNCH_NS = 900, 500, 2500
@@ -61,7 +62,7 @@ class Prices:
     def __init__(self, price: Any) -> None:
         self.asked: list[pricing.Launch] = []
         self._price = price
-        self._service = pricing._Service(pricing.bind(), self)
+        self._service = pricing._Service(_core.core(), self)
 
     def price_launch(self, launch: pricing.Launch) -> pricing.PriceLike:
         self.asked.append(launch)

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hyperlapse.shim import devices, pricing
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+
+from hyperlapse.shim import _core, devices, pricing
 
 FAR_NS = 1_000_000_000_000
 GAP_NS, GRAPH_GAP_NS, GRAPH_LAUNCH_NS = 900, 500, 2500
@@ -166,7 +167,7 @@ def fresh_run(bind: Any, launcher: Any) -> Iterator[tuple[Any, Any, pricing._Ser
         facts = devices.facts_of(devices.load("h100-sxm-80gb"), 2)
         assert bind.lib.hl_device_segment_create(os.fsencode(directory), facts, 2) == 0
         pricing.attach(Path(directory))
-        yield bind, launcher, pricing._Service(pricing.bind(), _Exact())
+        yield bind, launcher, pricing._Service(_core.core(), _Exact())
 
 
 class _Exact:

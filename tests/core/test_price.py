@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hyperlapse.shim import pricing
+
+from hyperlapse.shim import _core, pricing
 
 TOKENS, BATCH = pricing.DEPENDS_TOKENS, pricing.DEPENDS_BATCH
 UNKNOWN = 4
@@ -237,7 +238,7 @@ def test_batch_predictors_are_used(core: Any, launch: Any) -> None:
     stream = core.lib.hl_timeline_stream_create(0, False)
     for number in range(150):
         core.lib.hl_timeline_launch(stream, launch("kernel", "k", 1000 + number))
-    service = pricing._Service(pricing.bind(), Batch())
+    service = pricing._Service(_core.core(), Batch())
     while pricing.statistics().requests != pricing.statistics().answers:
         service.answer_some(0)
     assert Batch.sizes == [64, 64, 22]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from hyperlapse.shim import pricing
 
 RANK = """

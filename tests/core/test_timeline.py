@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from hyperlapse.shim import pricing
 
 MS = 1_000_000

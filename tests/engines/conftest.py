@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 
 import pytest
+
 from hyperlapse.cli.engine_environment import EngineEnvironment, EngineNotFoundError, find_engine
 
 # Importing vLLM takes 15 s of CPU time: one interpreter serves all pieces of a session.

@@ -78,13 +78,15 @@ def test_step_worker_answers_what_the_engine_asks(in_engine: Callable[[str], str
     printed = in_engine(
         """
         import inspect, re
-        import vllm.v1.engine.core as core, vllm.v1.executor.abstract as abstract, vllm.v1.executor.uniproc_executor as uni
+        from vllm.v1.engine import core
+        from vllm.v1.executor import abstract, uniproc_executor
         from hyperlapse.integrations.vllm.step_worker import StepWorker
         from vllm.v1.worker.worker_base import WorkerBase
         called = set()
-        for module in (core, abstract, uni):
+        for module in (core, abstract, uniproc_executor):
             called.update(re.findall(r'collective_rpc\\(\\s*"(\\w+)"', inspect.getsource(module)))
-        print(*sorted(name for name in called if getattr(StepWorker, name, None) in (None, getattr(WorkerBase, name, 0))))
+        inherited = lambda name: getattr(StepWorker, name, None) in (None, getattr(WorkerBase, name, 0))
+        print(*sorted(filter(inherited, called)))
         """
     )
     # sleeping, LoRA, profiling and saving weights are not supported with the step detail (docs/limitations.md)

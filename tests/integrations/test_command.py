@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
+
 from hyperlapse.integrations import adapt_command, kernel_maps
 from hyperlapse.integrations.vllm import command, serve_args
 

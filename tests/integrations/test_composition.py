@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from hyperlapse.integrations.vllm.composition import Sequences, Step, TokenRange, UnsupportedRequestError
-from hyperlapse.predictor.composition import BatchComposition
 from hypothesis import given
 from hypothesis import strategies as st
+
+from hyperlapse.integrations.vllm.composition import Sequences, Step, TokenRange, UnsupportedRequestError
+from hyperlapse.predictor.composition import BatchComposition
 
 TOKENS = TokenRange.of_vocabulary(151_936, {151_645})
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from hyperlapse.integrations.vllm import middleware
 from hyperlapse.integrations.vllm.host_time import HostTime, charger
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from hyperlapse.shim.models import ModelError, bundled_models, resolve_model
 from hyperlapse.shim.models.tokenizer import special_tokens
 

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from hyperlapse.integrations.vllm import profile
 from hyperlapse.integrations.vllm.flashinfer_modules import radix_grid
 from hyperlapse.integrations.vllm.worker_common import tell_run, virtual_device

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from hyperlapse.validation.residency import COLUMNS, FOLDER_VARIABLE
 
 

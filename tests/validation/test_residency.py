@@ -6,6 +6,7 @@ import gzip
 from pathlib import Path
 
 import pytest
+
 from hyperlapse.cli.workload import read_trace, write_trace
 from hyperlapse.validation.residency import (
     RUNS,

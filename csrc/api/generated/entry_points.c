@@ -675,7 +675,7 @@ extern void cuWGLGetDevice(void);
 extern void cuWaitExternalSemaphoresAsync(void);
 extern void cuWaitExternalSemaphoresAsync_ptsz(void);
 
-const hl_entry_point hl_entry_points[] = {
+const hl_bridge_entry_point hl_bridge_entry_points[] = {
     {"cuArray3DCreate", 3020, 0, cuArray3DCreate_v2},
     {"cuArray3DCreate", 2000, 0, cuArray3DCreate},
     {"cuArray3DGetDescriptor", 3020, 0, cuArray3DGetDescriptor_v2},
@@ -1350,4 +1350,4 @@ const hl_entry_point hl_entry_points[] = {
     {"cuWaitExternalSemaphoresAsync", 10000, 0, cuWaitExternalSemaphoresAsync},
     {"cuWaitExternalSemaphoresAsync", 10000, 1, cuWaitExternalSemaphoresAsync_ptsz},
 };
-const unsigned hl_entry_points_count = sizeof hl_entry_points / sizeof *hl_entry_points;
+const unsigned hl_bridge_entry_points_count = sizeof hl_bridge_entry_points / sizeof *hl_bridge_entry_points;

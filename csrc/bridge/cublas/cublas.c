@@ -22,30 +22,30 @@ typedef struct handle {
 
 typedef handle *cublasHandle_t;
 
-static hl_slab handles = HL_SLAB(handle, 1u << 16);
+static hl_bridge_slab handles = HL_SLAB(handle, 1u << 16);
 
 #define CHECK(h)                                                                                                       \
-    if (!hl_slab_owns(&handles, h))                                                                                    \
+    if (!hl_bridge_slab_owns(&handles, h))                                                                             \
     return CUBLAS_STATUS_NOT_INITIALIZED
 
 /* --- handles and settings --- */
 
 HL_API cublasStatus_t cublasCreate_v2(cublasHandle_t *out)
 {
-    hl_context *context;
+    hl_bridge_context *context;
 
     if (!out)
         return CUBLAS_STATUS_INVALID_VALUE;
-    if (hl_context_use(&context))
+    if (hl_bridge_context_use(&context))
         return CUBLAS_STATUS_NOT_INITIALIZED;
-    *out = hl_slab_take(&handles);
+    *out = hl_bridge_slab_take(&handles);
     return *out ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_ALLOC_FAILED;
 }
 
 HL_API cublasStatus_t cublasDestroy_v2(cublasHandle_t h)
 {
     CHECK(h);
-    hl_slab_give(&handles, h);
+    hl_bridge_slab_give(&handles, h);
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -144,7 +144,9 @@ HL_API cublasStatus_t cublasGetProperty(libraryPropertyType property, int *value
 {
     if (!value || (unsigned)property > PATCH_LEVEL)
         return CUBLAS_STATUS_INVALID_VALUE;
-    *value = property == MAJOR_VERSION ? HL_CUBLAS_MAJOR : property == MINOR_VERSION ? HL_CUBLAS_MINOR : HL_CUBLAS_PATCH;
+    *value = property == MAJOR_VERSION   ? HL_CUBLAS_MAJOR
+             : property == MINOR_VERSION ? HL_CUBLAS_MINOR
+                                         : HL_CUBLAS_PATCH;
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -152,14 +154,14 @@ HL_API size_t cublasGetCudartVersion(void) { return CUDA_VERSION; }
 
 HL_API const char *cublasGetStatusName(cublasStatus_t status)
 {
-    const hl_error_text *row = hl_bridge_error(HL_ERRORS_CUBLAS, (int)status);
+    const hl_bridge_error_text *row = hl_bridge_error(HL_ERRORS_CUBLAS, (int)status);
 
     return row ? row->runtime_name : "unrecognized status";
 }
 
 HL_API const char *cublasGetStatusString(cublasStatus_t status)
 {
-    const hl_error_text *row = hl_bridge_error(HL_ERRORS_CUBLAS, (int)status);
+    const hl_bridge_error_text *row = hl_bridge_error(HL_ERRORS_CUBLAS, (int)status);
 
     return row ? row->text : "unrecognized status";
 }
@@ -184,27 +186,27 @@ static int effective_compute(const handle *h, const struct product *p)
 static cublasStatus_t multiply(handle *h, const struct product *p, const void *caller)
 {
     hl_bridge_stream *stream;
-    hl_context *context;
+    hl_bridge_context *context;
 
     CHECK(h);
     if (p->m < 0 || p->n < 0 || p->k < 0 || p->batch < 0 || (unsigned)p->trans_a > CUBLAS_OP_C ||
         (unsigned)p->trans_b > CUBLAS_OP_C)
         return CUBLAS_STATUS_INVALID_VALUE;
-    if (hl_context_use(&context))
+    if (hl_bridge_context_use(&context))
         return CUBLAS_STATUS_NOT_INITIALIZED;
-    if (hl_stream_of(h->stream, &stream))
+    if (hl_bridge_stream_of(h->stream, &stream))
         return CUBLAS_STATUS_EXECUTION_FAILED;
-    hl_gemm gemm = {.a_type = p->b_type,
-                    .b_type = p->a_type,
-                    .d_type = p->c_type,
-                    .compute = effective_compute(h, p),
-                    .m = p->n,
-                    .n = p->m,
-                    .k = p->k,
-                    .batch = p->batch,
-                    .a_transposed = p->trans_b != CUBLAS_OP_N,
-                    .b_transposed = p->trans_a != CUBLAS_OP_N};
-    if (!hl_gemm_launch(&gemm, stream))
+    hl_bridge_gemm gemm = {.a_type = p->b_type,
+                           .b_type = p->a_type,
+                           .d_type = p->c_type,
+                           .compute = effective_compute(h, p),
+                           .m = p->n,
+                           .n = p->m,
+                           .k = p->k,
+                           .batch = p->batch,
+                           .a_transposed = p->trans_b != CUBLAS_OP_N,
+                           .b_transposed = p->trans_a != CUBLAS_OP_N};
+    if (!hl_bridge_gemm_launch(&gemm, stream))
         return (cublasStatus_t)hl_bridge_unsupported_part(p->api, HL_LIBRARY, "types that have no name, compute type",
                                                           p->compute, caller, CUBLAS_STATUS_NOT_SUPPORTED);
     return CUBLAS_STATUS_SUCCESS;
@@ -212,8 +214,8 @@ static cublasStatus_t multiply(handle *h, const struct product *p, const void *c
 
 #define CALLER __builtin_return_address(0)
 
-/* The families differ in types of scalars and pointers alone, of which nothing is read. stubgen reads the first argument
- * of an HL_API_ macro as the name it defines. `size` is int, or int64_t for the _64 forms. */
+/* The families differ in types of scalars and pointers alone, of which nothing is read. stubgen reads the first
+ * argument of an HL_API_ macro as the name it defines. `size` is int, or int64_t for the _64 forms. */
 #define HL_API_GEMM(name, size, type, compute_type)                                                                    \
     HL_API cublasStatus_t name(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, size m, size n, size k,   \
                                const void *alpha, const void *a, size lda, const void *b, size ldb, const void *beta,  \
@@ -289,8 +291,8 @@ static cublasStatus_t multiply(handle *h, const struct product *p, const void *c
     {                                                                                                                  \
         bool plain = ta == CUBLAS_OP_N;                                                                                \
         (void)alpha, (void)a, (void)lda, (void)x, (void)incx, (void)beta, (void)y, (void)incy;                         \
-        struct product p = {#name, ta,   CUBLAS_OP_N, plain ? m : n, 1, plain ? n : m,                                 \
-                            1,     type, type,        type,          compute_type};                                    \
+        struct product p = {                                                                                           \
+            #name, ta, CUBLAS_OP_N, plain ? m : n, 1, plain ? n : m, 1, type, type, type, compute_type};               \
         return multiply(h, &p, CALLER);                                                                                \
     }
 

@@ -1,5 +1,5 @@
-/* The part of cuBLAS's C interface that is implemented. NVIDIA's header comes only with the library, half a gigabyte; names,
- * argument types and enum values are the interface (checked against cublas_api.h 13.1 by tests/bridge). */
+/* The part of cuBLAS's C interface that is implemented. NVIDIA's header comes only with the library, half a gigabyte;
+ * names, argument types and enum values are the interface (checked against cublas_api.h 13.1 by tests/bridge). */
 #ifndef HL_BRIDGE_CUBLAS_ABI_H
 #define HL_BRIDGE_CUBLAS_ABI_H
 

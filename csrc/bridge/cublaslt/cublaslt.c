@@ -1,8 +1,8 @@
 /* Descriptors and matrix multiplications of cuBLASLt.
  *
- * Descriptors may lie in the caller's memory (the ...Init functions), in structures whose size is part of the interface;
- * ours fit into them. Every attribute that is set is kept, so that it can be read back; those that shape the product
- * (types, transposition, order, batch) are used. Epilogues and scales do not change the recorded shape. */
+ * Descriptors may lie in the caller's memory (the ...Init functions), in structures whose size is part of the
+ * interface; ours fit into them. Every attribute that is set is kept, so that it can be read back; those that shape the
+ * product (types, transposition, order, batch) are used. Epilogues and scales do not change the recorded shape. */
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -62,25 +62,25 @@ typedef struct handle {
     uint32_t live;
 } *cublasLtHandle_t;
 
-static hl_slab handles = HL_SLAB(struct handle, 1u << 16);
+static hl_bridge_slab handles = HL_SLAB(struct handle, 1u << 16);
 
 HL_API cublasStatus_t cublasLtCreate(cublasLtHandle_t *out)
 {
-    hl_context *context;
+    hl_bridge_context *context;
 
     if (!out)
         return CUBLAS_STATUS_INVALID_VALUE;
-    if (hl_context_use(&context))
+    if (hl_bridge_context_use(&context))
         return CUBLAS_STATUS_NOT_INITIALIZED;
-    *out = hl_slab_take(&handles);
+    *out = hl_bridge_slab_take(&handles);
     return *out ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_ALLOC_FAILED;
 }
 
 HL_API cublasStatus_t cublasLtDestroy(cublasLtHandle_t h)
 {
-    if (!hl_slab_owns(&handles, h))
+    if (!hl_bridge_slab_owns(&handles, h))
         return CUBLAS_STATUS_NOT_INITIALIZED;
-    hl_slab_give(&handles, h);
+    hl_bridge_slab_give(&handles, h);
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -168,8 +168,8 @@ static cublasStatus_t desc_set(struct desc *desc, int attribute, const void *val
     return CUBLAS_STATUS_SUCCESS;
 }
 
-HL_API cublasStatus_t cublasLtMatrixLayoutInit_internal(struct layout *layout, size_t size, uint32_t type, uint64_t rows,
-                                                        uint64_t columns, int64_t leading)
+HL_API cublasStatus_t cublasLtMatrixLayoutInit_internal(struct layout *layout, size_t size, uint32_t type,
+                                                        uint64_t rows, uint64_t columns, int64_t leading)
 {
     if (!layout || size < LAYOUT_BYTES)
         return CUBLAS_STATUS_INVALID_VALUE;
@@ -321,7 +321,7 @@ HL_API cublasStatus_t cublasLtMatmulPreferenceGetAttribute(struct preference *pr
 
 /* op(A)'s columns against op(B)'s rows, op(A)'s rows and op(B)'s columns against D. */
 static bool shape_of(const struct desc *desc, const struct layout *a, const struct layout *b, const struct layout *d,
-                     hl_gemm *gemm)
+                     hl_bridge_gemm *gemm)
 {
     bool ta = desc->narrow[DESC_TRANS_A] != CUBLAS_OP_N, tb = desc->narrow[DESC_TRANS_B] != CUBLAS_OP_N;
     uint64_t m = ta ? a->columns : a->rows, k = ta ? a->rows : a->columns;
@@ -330,7 +330,8 @@ static bool shape_of(const struct desc *desc, const struct layout *a, const stru
     if (k != k_of_b || m != d->rows || n != d->columns || a->batch != b->batch || a->batch != d->batch ||
         a->order > ORDER_ROW || b->order > ORDER_ROW || d->order > ORDER_ROW)
         return false;
-    *gemm = (hl_gemm){.compute = desc->narrow[DESC_COMPUTE], .k = (int64_t)k, .batch = a->batch, .d_type = (int)d->type};
+    *gemm = (hl_bridge_gemm){
+        .compute = desc->narrow[DESC_COMPUTE], .k = (int64_t)k, .batch = a->batch, .d_type = (int)d->type};
     if (d->order == ORDER_ROW) {
         gemm->m = (int64_t)m;
         gemm->n = (int64_t)n;
@@ -354,9 +355,9 @@ HL_API cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t h, struct 
                                                      struct preference *preference, int wanted,
                                                      struct heuristic results[], int *count)
 {
-    hl_gemm gemm;
+    hl_bridge_gemm gemm;
 
-    if (!hl_slab_owns(&handles, h))
+    if (!hl_bridge_slab_owns(&handles, h))
         return CUBLAS_STATUS_NOT_INITIALIZED;
     if (!desc || !a || !b || !c || !d || !preference || !results || !count || wanted <= 0)
         return CUBLAS_STATUS_INVALID_VALUE;
@@ -375,18 +376,18 @@ HL_API cublasStatus_t cublasLtMatmul(cublasLtHandle_t h, struct desc *desc, cons
                                      const void *algo, void *workspace, size_t workspace_bytes, CUstream handle)
 {
     hl_bridge_stream *stream;
-    hl_context *context;
-    hl_gemm gemm;
+    hl_bridge_context *context;
+    hl_bridge_gemm gemm;
 
     (void)alpha, (void)beta, (void)c, (void)c_layout, (void)algo, (void)workspace, (void)workspace_bytes;
-    if (!hl_slab_owns(&handles, h))
+    if (!hl_bridge_slab_owns(&handles, h))
         return CUBLAS_STATUS_NOT_INITIALIZED;
     if (!desc || !a_layout || !b_layout || !d_layout || !a || !b || !d ||
         !shape_of(desc, a_layout, b_layout, d_layout, &gemm))
         return CUBLAS_STATUS_INVALID_VALUE;
-    if (hl_context_use(&context) || hl_stream_of(handle, &stream))
+    if (hl_bridge_context_use(&context) || hl_bridge_stream_of(handle, &stream))
         return CUBLAS_STATUS_EXECUTION_FAILED;
-    if (!hl_gemm_launch(&gemm, stream))
+    if (!hl_bridge_gemm_launch(&gemm, stream))
         return (cublasStatus_t)hl_bridge_unsupported_part("cublasLtMatmul", HL_LIBRARY,
                                                           "types that have no name, compute type", gemm.compute,
                                                           __builtin_return_address(0), CUBLAS_STATUS_NOT_SUPPORTED);

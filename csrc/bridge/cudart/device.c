@@ -11,99 +11,99 @@ static unsigned device_flags[HL_DEVICES_MAX];
 
 HL_API cudaError_t cudaGetDeviceCount(int *count)
 {
-    CUresult result = hl_process_init();
+    CUresult result = hl_bridge_process_init();
 
     if (!count)
-        return hl_runtime_done(CUDA_ERROR_INVALID_VALUE);
-    *count = result ? 0 : hl_process_device_count();
-    return hl_runtime_done(result);
+        return hl_bridge_runtime_done(CUDA_ERROR_INVALID_VALUE);
+    *count = result ? 0 : hl_bridge_process_device_count();
+    return hl_bridge_runtime_done(result);
 }
 
 HL_API cudaError_t cudaGetDevice(int *ordinal)
 {
-    CUresult result = hl_process_init();
+    CUresult result = hl_bridge_process_init();
 
     if (!ordinal)
-        return hl_runtime_done(CUDA_ERROR_INVALID_VALUE);
+        return hl_bridge_runtime_done(CUDA_ERROR_INVALID_VALUE);
     if (!result)
-        *ordinal = hl_context_ordinal();
-    return hl_runtime_done(result);
+        *ordinal = hl_bridge_context_ordinal();
+    return hl_bridge_runtime_done(result);
 }
 
 static CUresult set_device(int ordinal)
 {
-    CUresult result = hl_process_init();
-    hl_context *context = result ? NULL : hl_context_current();
+    CUresult result = hl_bridge_process_init();
+    hl_bridge_context *context = result ? NULL : hl_bridge_context_current();
 
     if (result || (context && context->ordinal == ordinal && context->primary))
         return result;
-    result = hl_context_retain(ordinal, &context);
+    result = hl_bridge_context_retain(ordinal, &context);
     if (!result)
-        hl_context_set(context);
+        hl_bridge_context_set(context);
     return result;
 }
 
-HL_API cudaError_t cudaSetDevice(int ordinal) { return hl_runtime_done(set_device(ordinal)); }
+HL_API cudaError_t cudaSetDevice(int ordinal) { return hl_bridge_runtime_done(set_device(ordinal)); }
 
 HL_API cudaError_t cudaInitDevice(int ordinal, unsigned flags, unsigned flags_valid)
 {
-    hl_context *context;
-    CUresult result = hl_process_init();
+    hl_bridge_context *context;
+    CUresult result = hl_bridge_process_init();
 
     if (!result)
-        result = hl_context_retain(ordinal, &context);
+        result = hl_bridge_context_retain(ordinal, &context);
     if (!result && flags_valid & cudaInitDeviceFlagsAreValid)
         device_flags[ordinal] = flags;
-    return hl_runtime_done(result);
+    return hl_bridge_runtime_done(result);
 }
 
 HL_API cudaError_t cudaSetDeviceFlags(unsigned flags)
 {
-    CUresult result = hl_process_init();
+    CUresult result = hl_bridge_process_init();
 
     if (!result)
-        device_flags[hl_context_ordinal()] = flags;
-    return hl_runtime_done(result);
+        device_flags[hl_bridge_context_ordinal()] = flags;
+    return hl_bridge_runtime_done(result);
 }
 
 HL_API cudaError_t cudaGetDeviceFlags(unsigned *flags)
 {
-    CUresult result = hl_process_init();
+    CUresult result = hl_bridge_process_init();
 
     if (!flags)
-        return hl_runtime_done(CUDA_ERROR_INVALID_VALUE);
+        return hl_bridge_runtime_done(CUDA_ERROR_INVALID_VALUE);
     if (!result)
-        *flags = device_flags[hl_context_ordinal()];
-    return hl_runtime_done(result);
+        *flags = device_flags[hl_bridge_context_ordinal()];
+    return hl_bridge_runtime_done(result);
 }
 
 HL_API cudaError_t cudaDeviceSynchronize(void)
 {
-    CUresult result = hl_runtime_context();
+    CUresult result = hl_bridge_runtime_context();
 
-    return hl_runtime_done(result ? result : hl_stream_device_wait());
+    return hl_bridge_runtime_done(result ? result : hl_bridge_stream_device_wait());
 }
 
 HL_API cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, int ordinal)
 {
-    CUresult result = hl_process_init();
+    CUresult result = hl_bridge_process_init();
     uint32_t device;
 
     if (!value)
-        return hl_runtime_done(CUDA_ERROR_INVALID_VALUE);
+        return hl_bridge_runtime_done(CUDA_ERROR_INVALID_VALUE);
     if (!result)
-        result = hl_process_device(ordinal, &device);
-    if (!result && !hl_attributes_get(device, (int)attribute, value))
+        result = hl_bridge_process_device(ordinal, &device);
+    if (!result && !hl_bridge_attributes_get(device, (int)attribute, value))
         result = (CUresult)hl_bridge_unsupported_part("cudaDeviceGetAttribute", HL_LIBRARY, "attribute", attribute,
                                                       __builtin_return_address(0), CUDA_ERROR_INVALID_VALUE);
-    return hl_runtime_done(result);
+    return hl_bridge_runtime_done(result);
 }
 
 static int attribute(uint32_t device, CUdevice_attribute which)
 {
     int value = 0;
 
-    hl_attributes_get(device, which, &value);
+    hl_bridge_attributes_get(device, which, &value);
     return value;
 }
 
@@ -215,19 +215,19 @@ static void fill_abilities(struct cudaDeviceProp *prop, uint32_t device)
 
 HL_API cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *prop, int ordinal)
 {
-    CUresult result = hl_process_init();
+    CUresult result = hl_bridge_process_init();
     uint32_t device;
 
     if (!prop)
-        return hl_runtime_done(CUDA_ERROR_INVALID_VALUE);
+        return hl_bridge_runtime_done(CUDA_ERROR_INVALID_VALUE);
     if (!result)
-        result = hl_process_device(ordinal, &device);
+        result = hl_bridge_process_device(ordinal, &device);
     if (result)
-        return hl_runtime_done(result);
+        return hl_bridge_runtime_done(result);
     const hl_device_facts *facts = hl_device_facts_of(device);
     memset(prop, 0, sizeof *prop);
     memcpy(prop->name, facts->name, sizeof facts->name);
-    hl_attributes_uuid(device, (uint8_t *)prop->uuid.bytes);
+    hl_bridge_attributes_uuid(device, (uint8_t *)prop->uuid.bytes);
     prop->totalGlobalMem = (size_t)facts->total_memory_bytes;
     prop->major = facts->compute_major;
     prop->minor = facts->compute_minor;
@@ -259,54 +259,54 @@ HL_API cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *prop, int ordi
 
 HL_API cudaError_t cudaDeviceGetPCIBusId(char *text, int length, int ordinal)
 {
-    CUresult result = hl_process_init();
+    CUresult result = hl_bridge_process_init();
     char full[16];
     uint32_t device;
 
     if (!result)
-        result = hl_process_device(ordinal, &device);
+        result = hl_bridge_process_device(ordinal, &device);
     if (!text || length < 13)
         result = CUDA_ERROR_INVALID_VALUE;
     if (!result) {
-        hl_attributes_pci_text(device, full);
+        hl_bridge_attributes_pci_text(device, full);
         snprintf(text, (size_t)length, "%s", full);
     }
-    return hl_runtime_done(result);
+    return hl_bridge_runtime_done(result);
 }
 
 HL_API cudaError_t cudaDeviceGetByPCIBusId(int *ordinal, const char *text)
 {
-    CUresult result = hl_process_init();
+    CUresult result = hl_bridge_process_init();
     char full[16];
     uint32_t device;
 
     if (!ordinal || !text)
         result = CUDA_ERROR_INVALID_VALUE;
-    for (int i = 0; !result && i < hl_process_device_count(); i++) {
-        hl_process_device(i, &device);
-        hl_attributes_pci_text(device, full);
+    for (int i = 0; !result && i < hl_bridge_process_device_count(); i++) {
+        hl_bridge_process_device(i, &device);
+        hl_bridge_attributes_pci_text(device, full);
         if (!strcasecmp(full, text)) {
             *ordinal = i;
             return cudaSuccess;
         }
     }
-    return hl_runtime_done(result ? result : CUDA_ERROR_INVALID_DEVICE);
+    return hl_bridge_runtime_done(result ? result : CUDA_ERROR_INVALID_DEVICE);
 }
 
 HL_API cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest)
 {
-    CUresult result = hl_process_init();
+    CUresult result = hl_bridge_process_init();
 
     if (!result)
-        hl_stream_priorities(least, greatest);
-    return hl_runtime_done(result);
+        hl_bridge_stream_priorities(least, greatest);
+    return hl_bridge_runtime_done(result);
 }
 
 HL_API cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes)
 {
-    CUresult result = hl_runtime_context();
+    CUresult result = hl_bridge_runtime_context();
 
-    return hl_runtime_done(result ? result : hl_memory_info(free_bytes, total_bytes));
+    return hl_bridge_runtime_done(result ? result : hl_bridge_memory_info(free_bytes, total_bytes));
 }
 
 /* Peers: any two virtual devices reach each other, as the cards of one host with NVLink or PCIe peer access do. */
@@ -314,44 +314,44 @@ static _Atomic bool peers[HL_DEVICES_MAX][HL_DEVICES_MAX];
 
 HL_API cudaError_t cudaDeviceCanAccessPeer(int *can, int ordinal, int peer)
 {
-    CUresult result = hl_process_init();
+    CUresult result = hl_bridge_process_init();
     uint32_t device;
 
     if (!can)
-        return hl_runtime_done(CUDA_ERROR_INVALID_VALUE);
+        return hl_bridge_runtime_done(CUDA_ERROR_INVALID_VALUE);
     if (!result)
-        result = hl_process_device(ordinal, &device);
+        result = hl_bridge_process_device(ordinal, &device);
     if (!result)
-        result = hl_process_device(peer, &device);
+        result = hl_bridge_process_device(peer, &device);
     if (!result)
         *can = ordinal != peer;
-    return hl_runtime_done(result);
+    return hl_bridge_runtime_done(result);
 }
 
 HL_API cudaError_t cudaDeviceEnablePeerAccess(int peer, unsigned flags)
 {
-    CUresult result = hl_runtime_context();
+    CUresult result = hl_bridge_runtime_context();
     uint32_t device;
 
     if (!result && flags)
         result = CUDA_ERROR_INVALID_VALUE;
     if (!result)
-        result = hl_process_device(peer, &device);
-    if (!result && peer == hl_context_ordinal())
+        result = hl_bridge_process_device(peer, &device);
+    if (!result && peer == hl_bridge_context_ordinal())
         result = CUDA_ERROR_INVALID_DEVICE;
-    if (!result && atomic_exchange(&peers[hl_context_ordinal()][peer], true))
+    if (!result && atomic_exchange(&peers[hl_bridge_context_ordinal()][peer], true))
         result = CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED;
-    return hl_runtime_done(result);
+    return hl_bridge_runtime_done(result);
 }
 
 HL_API cudaError_t cudaDeviceDisablePeerAccess(int peer)
 {
-    CUresult result = hl_runtime_context();
+    CUresult result = hl_bridge_runtime_context();
     uint32_t device;
 
     if (!result)
-        result = hl_process_device(peer, &device);
-    if (!result && !atomic_exchange(&peers[hl_context_ordinal()][peer], false))
+        result = hl_bridge_process_device(peer, &device);
+    if (!result && !atomic_exchange(&peers[hl_bridge_context_ordinal()][peer], false))
         result = CUDA_ERROR_PEER_ACCESS_NOT_ENABLED;
-    return hl_runtime_done(result);
+    return hl_bridge_runtime_done(result);
 }

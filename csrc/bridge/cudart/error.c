@@ -7,7 +7,7 @@
 
 static __thread cudaError_t last;
 
-cudaError_t hl_runtime_done(CUresult result)
+cudaError_t hl_bridge_runtime_done(CUresult result)
 {
     if (result)
         last = (cudaError_t)result;
@@ -26,14 +26,14 @@ HL_API cudaError_t cudaPeekAtLastError(void) { return last; }
 
 HL_API const char *cudaGetErrorName(cudaError_t error)
 {
-    const hl_error_text *row = hl_bridge_error(HL_ERRORS_CUDA, (int)error);
+    const hl_bridge_error_text *row = hl_bridge_error(HL_ERRORS_CUDA, (int)error);
 
     return row && *row->runtime_name ? row->runtime_name : "unrecognized error code";
 }
 
 HL_API const char *cudaGetErrorString(cudaError_t error)
 {
-    const hl_error_text *row = hl_bridge_error(HL_ERRORS_CUDA, (int)error);
+    const hl_bridge_error_text *row = hl_bridge_error(HL_ERRORS_CUDA, (int)error);
 
     return row && *row->runtime_name ? row->text : "unrecognized error code";
 }
@@ -41,14 +41,14 @@ HL_API const char *cudaGetErrorString(cudaError_t error)
 HL_API cudaError_t cudaRuntimeGetVersion(int *version)
 {
     if (!version)
-        return hl_runtime_done(CUDA_ERROR_INVALID_VALUE);
+        return hl_bridge_runtime_done(CUDA_ERROR_INVALID_VALUE);
     *version = CUDART_VERSION;
     return cudaSuccess;
 }
 
 HL_API cudaError_t cudaDriverGetVersion(int *version)
 {
-    return hl_runtime_done(version ? cuDriverGetVersion(version) : CUDA_ERROR_INVALID_VALUE);
+    return hl_bridge_runtime_done(version ? cuDriverGetVersion(version) : CUDA_ERROR_INVALID_VALUE);
 }
 
 static cudaError_t entry_point(const char *symbol, void **function, unsigned version, unsigned long long flags,
@@ -58,11 +58,11 @@ static cudaError_t entry_point(const char *symbol, void **function, unsigned ver
     CUresult result;
 
     if (!symbol || !function)
-        return hl_runtime_done(CUDA_ERROR_INVALID_VALUE);
+        return hl_bridge_runtime_done(CUDA_ERROR_INVALID_VALUE);
     result = cuGetProcAddress_v2(symbol, function, (int)version, flags, &found);
     if (status)
         *status = (enum cudaDriverEntryPointQueryResult)found;
-    return hl_runtime_done(result);
+    return hl_bridge_runtime_done(result);
 }
 
 #if CUDART_VERSION < 13000

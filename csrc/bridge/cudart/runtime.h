@@ -14,22 +14,22 @@
 #define HL_LIBRARY "libcudart"
 
 /* Remembers an error for cudaGetLastError and passes it on. */
-cudaError_t hl_runtime_done(CUresult result);
+cudaError_t hl_bridge_runtime_done(CUresult result);
 
 /* The context that calls of this thread use, made when there is none. */
-static inline CUresult hl_runtime_context(void)
+static inline CUresult hl_bridge_runtime_context(void)
 {
-    hl_context *context;
+    hl_bridge_context *context;
 
-    return hl_context_use(&context);
+    return hl_bridge_context_use(&context);
 }
 
 /* The stream behind a handle; makes the context first, since 0 means the current device's. */
-static inline CUresult hl_runtime_stream(cudaStream_t handle, hl_bridge_stream **stream)
+static inline CUresult hl_bridge_runtime_stream(cudaStream_t handle, hl_bridge_stream **stream)
 {
-    CUresult result = hl_runtime_context();
+    CUresult result = hl_bridge_runtime_context();
 
-    return result ? result : hl_stream_of(handle, stream);
+    return result ? result : hl_bridge_stream_of(handle, stream);
 }
 
 #endif

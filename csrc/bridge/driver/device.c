@@ -7,7 +7,7 @@
 #include "bridge/driver/entry_points.h"
 #include "bridge/errors.h"
 
-HL_API CUresult cuInit(unsigned flags) { return flags ? CUDA_ERROR_INVALID_VALUE : hl_process_init(); }
+HL_API CUresult cuInit(unsigned flags) { return flags ? CUDA_ERROR_INVALID_VALUE : hl_bridge_process_init(); }
 
 /* Works before cuInit, as the driver's does. */
 HL_API CUresult cuDriverGetVersion(int *version)
@@ -17,7 +17,7 @@ HL_API CUresult cuDriverGetVersion(int *version)
 
     if (!version)
         return CUDA_ERROR_INVALID_VALUE;
-    result = hl_process_init();
+    result = hl_bridge_process_init();
     if (result && result != CUDA_ERROR_NO_DEVICE)
         return result;
     facts = hl_device_facts_of(0);
@@ -27,7 +27,7 @@ HL_API CUresult cuDriverGetVersion(int *version)
 
 HL_API CUresult cuGetErrorString(CUresult error, const char **text)
 {
-    const hl_error_text *row = hl_bridge_error(HL_ERRORS_CUDA, (int)error);
+    const hl_bridge_error_text *row = hl_bridge_error(HL_ERRORS_CUDA, (int)error);
 
     if (!text)
         return CUDA_ERROR_INVALID_VALUE;
@@ -37,7 +37,7 @@ HL_API CUresult cuGetErrorString(CUresult error, const char **text)
 
 HL_API CUresult cuGetErrorName(CUresult error, const char **name)
 {
-    const hl_error_text *row = hl_bridge_error(HL_ERRORS_CUDA, (int)error);
+    const hl_bridge_error_text *row = hl_bridge_error(HL_ERRORS_CUDA, (int)error);
 
     if (!name)
         return CUDA_ERROR_INVALID_VALUE;
@@ -50,18 +50,18 @@ HL_API CUresult cuGetErrorName(CUresult error, const char **name)
 static CUdriverProcAddressQueryResult find(const char *name, int version, bool per_thread, void **function)
 {
     CUdriverProcAddressQueryResult status = CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND;
-    unsigned low = 0, high = hl_entry_points_count;
+    unsigned low = 0, high = hl_bridge_entry_points_count;
     int best = -1;
 
     while (low < high) { /* first row of this name */
         unsigned middle = (low + high) / 2;
-        if (strcmp(hl_entry_points[middle].name, name) < 0)
+        if (strcmp(hl_bridge_entry_points[middle].name, name) < 0)
             low = middle + 1;
         else
             high = middle;
     }
-    for (; low < hl_entry_points_count && !strcmp(hl_entry_points[low].name, name); low++) {
-        const hl_entry_point *row = &hl_entry_points[low];
+    for (; low < hl_bridge_entry_points_count && !strcmp(hl_bridge_entry_points[low].name, name); low++) {
+        const hl_bridge_entry_point *row = &hl_bridge_entry_points[low];
         if (row->version > version) {
             if (best < 0)
                 status = CU_GET_PROC_ADDRESS_VERSION_NOT_SUFFICIENT;
@@ -70,12 +70,12 @@ static CUdriverProcAddressQueryResult find(const char *name, int version, bool p
         if (row->per_thread && !per_thread)
             continue;
         /* The newest form; of two forms of one version the per-thread one when it is asked for. */
-        if (best < 0 || (row->version == hl_entry_points[best].version && row->per_thread && per_thread))
+        if (best < 0 || (row->version == hl_bridge_entry_points[best].version && row->per_thread && per_thread))
             best = (int)low;
     }
     if (best < 0)
         return status;
-    *function = (void *)hl_entry_points[best].function;
+    *function = (void *)hl_bridge_entry_points[best].function;
     return CU_GET_PROC_ADDRESS_SUCCESS;
 }
 
@@ -106,20 +106,20 @@ CUresult cuGetProcAddress(const char *symbol, void **function, int version, cuui
 
 HL_API CUresult cuDeviceGetCount(int *count)
 {
-    CUresult result = hl_process_ready();
+    CUresult result = hl_bridge_process_ready();
 
     if (!count)
         return CUDA_ERROR_INVALID_VALUE;
     if (result && result != CUDA_ERROR_NO_DEVICE)
         return result;
-    *count = hl_process_device_count();
+    *count = hl_bridge_process_device_count();
     return CUDA_SUCCESS;
 }
 
 HL_API CUresult cuDeviceGet(CUdevice *device, int ordinal)
 {
     uint32_t run_device;
-    CUresult result = device ? hl_driver_device(ordinal, &run_device) : CUDA_ERROR_INVALID_VALUE;
+    CUresult result = device ? hl_bridge_driver_device(ordinal, &run_device) : CUDA_ERROR_INVALID_VALUE;
 
     if (!result)
         *device = ordinal;
@@ -129,7 +129,7 @@ HL_API CUresult cuDeviceGet(CUdevice *device, int ordinal)
 HL_API CUresult cuDeviceGetName(char *name, int length, CUdevice ordinal)
 {
     uint32_t device;
-    CUresult result = name && length > 0 ? hl_driver_device(ordinal, &device) : CUDA_ERROR_INVALID_VALUE;
+    CUresult result = name && length > 0 ? hl_bridge_driver_device(ordinal, &device) : CUDA_ERROR_INVALID_VALUE;
 
     if (!result)
         snprintf(name, (size_t)length, "%s", hl_device_facts_of(device)->name);
@@ -139,7 +139,7 @@ HL_API CUresult cuDeviceGetName(char *name, int length, CUdevice ordinal)
 HL_API CUresult cuDeviceTotalMem_v2(size_t *bytes, CUdevice ordinal)
 {
     uint32_t device;
-    CUresult result = bytes ? hl_driver_device(ordinal, &device) : CUDA_ERROR_INVALID_VALUE;
+    CUresult result = bytes ? hl_bridge_driver_device(ordinal, &device) : CUDA_ERROR_INVALID_VALUE;
 
     if (!result)
         *bytes = (size_t)hl_device_facts_of(device)->total_memory_bytes;
@@ -149,9 +149,9 @@ HL_API CUresult cuDeviceTotalMem_v2(size_t *bytes, CUdevice ordinal)
 HL_API CUresult cuDeviceGetAttribute(int *value, CUdevice_attribute attribute, CUdevice ordinal)
 {
     uint32_t device;
-    CUresult result = value ? hl_driver_device(ordinal, &device) : CUDA_ERROR_INVALID_VALUE;
+    CUresult result = value ? hl_bridge_driver_device(ordinal, &device) : CUDA_ERROR_INVALID_VALUE;
 
-    if (!result && !hl_attributes_get(device, (int)attribute, value))
+    if (!result && !hl_bridge_attributes_get(device, (int)attribute, value))
         result = (CUresult)hl_bridge_unsupported_part("cuDeviceGetAttribute", HL_LIBRARY, "attribute", attribute,
                                                       __builtin_return_address(0), CUDA_ERROR_INVALID_VALUE);
     return result;
@@ -160,10 +160,10 @@ HL_API CUresult cuDeviceGetAttribute(int *value, CUdevice_attribute attribute, C
 static CUresult uuid(CUuuid *id, CUdevice ordinal)
 {
     uint32_t device;
-    CUresult result = id ? hl_driver_device(ordinal, &device) : CUDA_ERROR_INVALID_VALUE;
+    CUresult result = id ? hl_bridge_driver_device(ordinal, &device) : CUDA_ERROR_INVALID_VALUE;
 
     if (!result)
-        hl_attributes_uuid(device, (uint8_t *)id->bytes);
+        hl_bridge_attributes_uuid(device, (uint8_t *)id->bytes);
     return result;
 }
 
@@ -176,11 +176,11 @@ CUresult cuDeviceGetUuid(CUuuid *id, CUdevice ordinal) { return uuid(id, ordinal
 HL_API CUresult cuDeviceGetPCIBusId(char *text, int length, CUdevice ordinal)
 {
     uint32_t device;
-    CUresult result = text && length >= 13 ? hl_driver_device(ordinal, &device) : CUDA_ERROR_INVALID_VALUE;
+    CUresult result = text && length >= 13 ? hl_bridge_driver_device(ordinal, &device) : CUDA_ERROR_INVALID_VALUE;
     char full[16];
 
     if (!result) {
-        hl_attributes_pci_text(device, full);
+        hl_bridge_attributes_pci_text(device, full);
         snprintf(text, (size_t)length, "%s", full);
     }
     return result;
@@ -189,10 +189,10 @@ HL_API CUresult cuDeviceGetPCIBusId(char *text, int length, CUdevice ordinal)
 HL_API CUresult cuDeviceCanAccessPeer(int *can, CUdevice ordinal, CUdevice peer)
 {
     uint32_t device;
-    CUresult result = can ? hl_driver_device(ordinal, &device) : CUDA_ERROR_INVALID_VALUE;
+    CUresult result = can ? hl_bridge_driver_device(ordinal, &device) : CUDA_ERROR_INVALID_VALUE;
 
     if (!result)
-        result = hl_driver_device(peer, &device);
+        result = hl_bridge_driver_device(peer, &device);
     if (!result)
         *can = ordinal != peer;
     return result;
@@ -202,26 +202,26 @@ HL_API CUresult cuDeviceCanAccessPeer(int *can, CUdevice ordinal, CUdevice peer)
 
 HL_API CUresult cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice ordinal)
 {
-    CUresult result = context ? hl_process_ready() : CUDA_ERROR_INVALID_VALUE;
+    CUresult result = context ? hl_bridge_process_ready() : CUDA_ERROR_INVALID_VALUE;
 
-    return result ? result : hl_context_retain(ordinal, (hl_context **)context);
+    return result ? result : hl_bridge_context_retain(ordinal, (hl_bridge_context **)context);
 }
 
 HL_API CUresult cuDevicePrimaryCtxRelease_v2(CUdevice ordinal)
 {
-    CUresult result = hl_process_ready();
+    CUresult result = hl_bridge_process_ready();
 
-    return result ? result : hl_context_release(ordinal);
+    return result ? result : hl_bridge_context_release(ordinal);
 }
 
 HL_API CUresult cuDevicePrimaryCtxGetState(CUdevice ordinal, unsigned *flags, int *active)
 {
     uint32_t device;
-    CUresult result = hl_driver_device(ordinal, &device);
+    CUresult result = hl_bridge_driver_device(ordinal, &device);
 
     if (result)
         return result;
-    hl_context *context = hl_context_primary(ordinal);
+    hl_bridge_context *context = hl_bridge_context_primary(ordinal);
     if (flags)
         *flags = context->flags;
     if (active)
@@ -232,53 +232,54 @@ HL_API CUresult cuDevicePrimaryCtxGetState(CUdevice ordinal, unsigned *flags, in
 HL_API CUresult cuDevicePrimaryCtxSetFlags_v2(CUdevice ordinal, unsigned flags)
 {
     uint32_t device;
-    CUresult result = flags & ~(unsigned)CU_CTX_FLAGS_MASK ? CUDA_ERROR_INVALID_VALUE : hl_driver_device(ordinal, &device);
+    CUresult result =
+        flags & ~(unsigned)CU_CTX_FLAGS_MASK ? CUDA_ERROR_INVALID_VALUE : hl_bridge_driver_device(ordinal, &device);
 
     if (!result)
-        hl_context_primary(ordinal)->flags = flags;
+        hl_bridge_context_primary(ordinal)->flags = flags;
     return result;
 }
 
 HL_API CUresult cuCtxGetCurrent(CUcontext *context)
 {
-    CUresult result = context ? hl_process_ready() : CUDA_ERROR_INVALID_VALUE;
+    CUresult result = context ? hl_bridge_process_ready() : CUDA_ERROR_INVALID_VALUE;
 
     if (!result)
-        *context = (CUcontext)hl_context_current();
+        *context = (CUcontext)hl_bridge_context_current();
     return result;
 }
 
 HL_API CUresult cuCtxSetCurrent(CUcontext handle)
 {
-    CUresult result = hl_process_ready();
+    CUresult result = hl_bridge_process_ready();
 
-    if (!result && handle && !hl_context_valid((hl_context *)handle))
+    if (!result && handle && !hl_bridge_context_valid((hl_bridge_context *)handle))
         result = CUDA_ERROR_INVALID_CONTEXT;
     if (!result)
-        hl_context_set((hl_context *)handle);
+        hl_bridge_context_set((hl_bridge_context *)handle);
     return result;
 }
 
 HL_API CUresult cuCtxPushCurrent_v2(CUcontext handle)
 {
-    CUresult result = hl_process_ready();
+    CUresult result = hl_bridge_process_ready();
 
-    if (!result && !hl_context_valid((hl_context *)handle))
+    if (!result && !hl_bridge_context_valid((hl_bridge_context *)handle))
         result = CUDA_ERROR_INVALID_CONTEXT;
-    return result ? result : hl_context_push((hl_context *)handle);
+    return result ? result : hl_bridge_context_push((hl_bridge_context *)handle);
 }
 
 HL_API CUresult cuCtxPopCurrent_v2(CUcontext *context)
 {
-    CUresult result = hl_process_ready();
+    CUresult result = hl_bridge_process_ready();
 
-    return result ? result : hl_context_pop((hl_context **)context);
+    return result ? result : hl_bridge_context_pop((hl_bridge_context **)context);
 }
 
 HL_API CUresult cuCtxGetDevice(CUdevice *ordinal)
 {
-    hl_context *context;
-    CUresult result = ordinal ? hl_context_need(&context) : CUDA_ERROR_INVALID_VALUE;
+    hl_bridge_context *context;
+    CUresult result = ordinal ? hl_bridge_context_need(&context) : CUDA_ERROR_INVALID_VALUE;
 
     if (!result)
         *ordinal = context->ordinal;
@@ -286,19 +287,19 @@ HL_API CUresult cuCtxGetDevice(CUdevice *ordinal)
 }
 
 /* The forms of CUDA 13 name the context; NULL is the current one. */
-static CUresult named_context(CUcontext handle, hl_context **context)
+static CUresult named_context(CUcontext handle, hl_bridge_context **context)
 {
-    CUresult result = hl_process_ready();
+    CUresult result = hl_bridge_process_ready();
 
     if (result || !handle)
-        return result ? result : hl_context_need(context);
-    *context = (hl_context *)handle;
-    return hl_context_valid(*context) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_CONTEXT;
+        return result ? result : hl_bridge_context_need(context);
+    *context = (hl_bridge_context *)handle;
+    return hl_bridge_context_valid(*context) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_CONTEXT;
 }
 
 HL_API CUresult cuCtxGetDevice_v2(CUdevice *ordinal, CUcontext handle)
 {
-    hl_context *context;
+    hl_bridge_context *context;
     CUresult result = ordinal ? named_context(handle, &context) : CUDA_ERROR_INVALID_VALUE;
 
     if (!result)
@@ -308,12 +309,12 @@ HL_API CUresult cuCtxGetDevice_v2(CUdevice *ordinal, CUcontext handle)
 
 HL_API CUresult cuCtxGetId(CUcontext handle, unsigned long long *id)
 {
-    hl_context *context = (hl_context *)handle;
-    CUresult result = id ? hl_process_ready() : CUDA_ERROR_INVALID_VALUE;
+    hl_bridge_context *context = (hl_bridge_context *)handle;
+    CUresult result = id ? hl_bridge_process_ready() : CUDA_ERROR_INVALID_VALUE;
 
     if (!result && !context)
-        result = hl_context_need(&context);
-    if (!result && !hl_context_valid(context))
+        result = hl_bridge_context_need(&context);
+    if (!result && !hl_bridge_context_valid(context))
         result = CUDA_ERROR_CONTEXT_IS_DESTROYED;
     if (!result)
         *id = context->id;
@@ -322,8 +323,8 @@ HL_API CUresult cuCtxGetId(CUcontext handle, unsigned long long *id)
 
 HL_API CUresult cuCtxGetFlags(unsigned *flags)
 {
-    hl_context *context;
-    CUresult result = flags ? hl_context_need(&context) : CUDA_ERROR_INVALID_VALUE;
+    hl_bridge_context *context;
+    CUresult result = flags ? hl_bridge_context_need(&context) : CUDA_ERROR_INVALID_VALUE;
 
     if (!result)
         *flags = context->flags;
@@ -332,9 +333,9 @@ HL_API CUresult cuCtxGetFlags(unsigned *flags)
 
 HL_API CUresult cuCtxGetApiVersion(CUcontext handle, unsigned *version)
 {
-    CUresult result = version ? hl_process_ready() : CUDA_ERROR_INVALID_VALUE;
+    CUresult result = version ? hl_bridge_process_ready() : CUDA_ERROR_INVALID_VALUE;
 
-    if (!result && handle && !hl_context_valid((hl_context *)handle))
+    if (!result && handle && !hl_bridge_context_valid((hl_bridge_context *)handle))
         result = CUDA_ERROR_INVALID_CONTEXT;
     if (!result)
         *version = 3020; /* the context interface of CUDA 3.2, as every driver since answers */
@@ -343,29 +344,29 @@ HL_API CUresult cuCtxGetApiVersion(CUcontext handle, unsigned *version)
 
 HL_API CUresult cuCtxSynchronize(void)
 {
-    CUresult result = hl_driver_context();
+    CUresult result = hl_bridge_driver_context();
 
-    return result ? result : hl_stream_device_wait();
+    return result ? result : hl_bridge_stream_device_wait();
 }
 
 HL_API CUresult cuCtxSynchronize_v2(CUcontext handle)
 {
-    hl_context *context;
+    hl_bridge_context *context;
     CUresult result = named_context(handle, &context);
 
     if (result)
         return result;
-    hl_context_push(context);
-    result = hl_stream_device_wait();
-    hl_context_pop(NULL);
+    hl_bridge_context_push(context);
+    result = hl_bridge_stream_device_wait();
+    hl_bridge_context_pop(NULL);
     return result;
 }
 
 HL_API CUresult cuCtxGetStreamPriorityRange(int *least, int *greatest)
 {
-    CUresult result = hl_driver_context();
+    CUresult result = hl_bridge_driver_context();
 
     if (!result)
-        hl_stream_priorities(least, greatest);
+        hl_bridge_stream_priorities(least, greatest);
     return result;
 }

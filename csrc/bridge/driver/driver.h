@@ -10,25 +10,25 @@
 
 #define HL_LIBRARY "libcuda.so.1"
 
-static inline CUresult hl_driver_context(void)
+static inline CUresult hl_bridge_driver_context(void)
 {
-    hl_context *context;
+    hl_bridge_context *context;
 
-    return hl_context_need(&context);
+    return hl_bridge_context_need(&context);
 }
 
-static inline CUresult hl_driver_stream(CUstream handle, hl_bridge_stream **stream)
+static inline CUresult hl_bridge_driver_stream(CUstream handle, hl_bridge_stream **stream)
 {
-    CUresult result = hl_driver_context();
+    CUresult result = hl_bridge_driver_context();
 
-    return result ? result : hl_stream_of(handle, stream);
+    return result ? result : hl_bridge_stream_of(handle, stream);
 }
 
-static inline CUresult hl_driver_device(CUdevice ordinal, uint32_t *device)
+static inline CUresult hl_bridge_driver_device(CUdevice ordinal, uint32_t *device)
 {
-    CUresult result = hl_process_ready();
+    CUresult result = hl_bridge_process_ready();
 
-    return result ? result : hl_process_device(ordinal, device);
+    return result ? result : hl_bridge_process_device(ordinal, device);
 }
 
 #endif

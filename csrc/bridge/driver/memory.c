@@ -8,16 +8,16 @@
 
 HL_API CUresult cuMemGetInfo_v2(size_t *free_bytes, size_t *total_bytes)
 {
-    CUresult result = hl_driver_context();
+    CUresult result = hl_bridge_driver_context();
 
-    return result ? result : hl_memory_info(free_bytes, total_bytes);
+    return result ? result : hl_bridge_memory_info(free_bytes, total_bytes);
 }
 
 static CUresult allocate(hl_memory_kind kind, size_t size_bytes, void **pointer)
 {
-    CUresult result = size_bytes ? hl_driver_context() : CUDA_ERROR_INVALID_VALUE;
+    CUresult result = size_bytes ? hl_bridge_driver_context() : CUDA_ERROR_INVALID_VALUE;
 
-    return result ? result : hl_memory_allocate(kind, size_bytes, pointer);
+    return result ? result : hl_bridge_memory_allocate(kind, size_bytes, pointer);
 }
 
 HL_API CUresult cuMemAlloc_v2(CUdeviceptr *pointer, size_t size_bytes)
@@ -34,9 +34,9 @@ HL_API CUresult cuMemAllocManaged(CUdeviceptr *pointer, size_t size_bytes, unsig
 
 HL_API CUresult cuMemFree_v2(CUdeviceptr pointer)
 {
-    CUresult result = hl_driver_context();
+    CUresult result = hl_bridge_driver_context();
 
-    return result ? result : hl_memory_free((void *)pointer, false);
+    return result ? result : hl_bridge_memory_free((void *)pointer, false);
 }
 
 HL_API CUresult cuMemHostAlloc(void **pointer, size_t size_bytes, unsigned flags)
@@ -53,35 +53,35 @@ HL_API CUresult cuMemAllocHost_v2(void **pointer, size_t size_bytes)
 
 HL_API CUresult cuMemFreeHost(void *pointer)
 {
-    CUresult result = hl_driver_context();
+    CUresult result = hl_bridge_driver_context();
 
-    return result ? result : hl_memory_free(pointer, true);
+    return result ? result : hl_bridge_memory_free(pointer, true);
 }
 
 HL_API CUresult cuMemHostRegister_v2(void *pointer, size_t size_bytes, unsigned flags)
 {
     const unsigned known = CU_MEMHOSTREGISTER_PORTABLE | CU_MEMHOSTREGISTER_DEVICEMAP | CU_MEMHOSTREGISTER_IOMEMORY |
                            CU_MEMHOSTREGISTER_READ_ONLY;
-    CUresult result = flags & ~known ? CUDA_ERROR_INVALID_VALUE : hl_driver_context();
+    CUresult result = flags & ~known ? CUDA_ERROR_INVALID_VALUE : hl_bridge_driver_context();
 
-    return result ? result : hl_memory_register(pointer, size_bytes);
+    return result ? result : hl_bridge_memory_register(pointer, size_bytes);
 }
 
 HL_API CUresult cuMemHostUnregister(void *pointer)
 {
-    CUresult result = hl_driver_context();
+    CUresult result = hl_bridge_driver_context();
 
-    return result ? result : hl_memory_unregister(pointer);
+    return result ? result : hl_bridge_memory_unregister(pointer);
 }
 
 HL_API CUresult cuMemHostGetDevicePointer_v2(CUdeviceptr *device_pointer, void *pointer, unsigned flags)
 {
-    CUresult result = device_pointer && !flags ? hl_driver_context() : CUDA_ERROR_INVALID_VALUE;
+    CUresult result = device_pointer && !flags ? hl_bridge_driver_context() : CUDA_ERROR_INVALID_VALUE;
     hl_memory memory;
 
     if (result)
         return result;
-    hl_memory_of(pointer, &memory);
+    hl_bridge_memory_of(pointer, &memory);
     if (memory.kind != HL_MEMORY_PINNED && memory.kind != HL_MEMORY_REGISTERED)
         return CUDA_ERROR_INVALID_VALUE;
     *device_pointer = (CUdeviceptr)(uintptr_t)pointer;
@@ -90,13 +90,13 @@ HL_API CUresult cuMemHostGetDevicePointer_v2(CUdeviceptr *device_pointer, void *
 
 HL_API CUresult cuMemGetAddressRange_v2(CUdeviceptr *base, size_t *size_bytes, CUdeviceptr pointer)
 {
-    CUresult result = hl_driver_context();
+    CUresult result = hl_bridge_driver_context();
     hl_memory memory;
 
     if (result)
         return result;
-    hl_memory_of((void *)pointer, &memory);
-    if (!hl_memory_on_device(&memory))
+    hl_bridge_memory_of((void *)pointer, &memory);
+    if (!hl_bridge_memory_on_device(&memory))
         return CUDA_ERROR_NOT_FOUND;
     if (base)
         *base = memory.base;
@@ -108,12 +108,14 @@ HL_API CUresult cuMemGetAddressRange_v2(CUdeviceptr *base, size_t *size_bytes, C
 static CUresult pointer_attribute(void *value, CUpointer_attribute attribute, CUdeviceptr pointer,
                                   const hl_memory *memory, const void *caller)
 {
-    bool device = hl_memory_on_device(memory);
-    int ordinal = hl_process_ordinal(memory->device);
+    bool device = hl_bridge_memory_on_device(memory);
+    int ordinal = hl_bridge_process_ordinal(memory->device);
 
     switch (attribute) {
-    case CU_POINTER_ATTRIBUTE_CONTEXT: *(CUcontext *)value = (CUcontext)hl_context_primary(ordinal); break;
-    case CU_POINTER_ATTRIBUTE_MEMORY_TYPE: *(unsigned *)value = device ? CU_MEMORYTYPE_DEVICE : CU_MEMORYTYPE_HOST; break;
+    case CU_POINTER_ATTRIBUTE_CONTEXT: *(CUcontext *)value = (CUcontext)hl_bridge_context_primary(ordinal); break;
+    case CU_POINTER_ATTRIBUTE_MEMORY_TYPE:
+        *(unsigned *)value = device ? CU_MEMORYTYPE_DEVICE : CU_MEMORYTYPE_HOST;
+        break;
     case CU_POINTER_ATTRIBUTE_DEVICE_POINTER: *(CUdeviceptr *)value = pointer; break;
     case CU_POINTER_ATTRIBUTE_HOST_POINTER:
         if (device && memory->kind != HL_MEMORY_MANAGED)
@@ -128,9 +130,7 @@ static CUresult pointer_attribute(void *value, CUpointer_attribute attribute, CU
     case CU_POINTER_ATTRIBUTE_BUFFER_ID: *(unsigned long long *)value = memory->base; break;
     case CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE: *(unsigned *)value = memory->kind == HL_MEMORY_DEVICE; break;
     case CU_POINTER_ATTRIBUTE_IS_GPU_DIRECT_RDMA_CAPABLE: *(unsigned *)value = 0; break;
-    case CU_POINTER_ATTRIBUTE_ACCESS_FLAGS:
-        *(unsigned *)value = CU_POINTER_ATTRIBUTE_ACCESS_FLAG_READWRITE;
-        break;
+    case CU_POINTER_ATTRIBUTE_ACCESS_FLAGS: *(unsigned *)value = CU_POINTER_ATTRIBUTE_ACCESS_FLAG_READWRITE; break;
     default:
         return (CUresult)hl_bridge_unsupported_part("cuPointerGetAttribute", HL_LIBRARY, "attribute", attribute, caller,
                                                     CUDA_ERROR_INVALID_VALUE);
@@ -140,12 +140,12 @@ static CUresult pointer_attribute(void *value, CUpointer_attribute attribute, CU
 
 HL_API CUresult cuPointerGetAttribute(void *value, CUpointer_attribute attribute, CUdeviceptr pointer)
 {
-    CUresult result = value ? hl_process_ready() : CUDA_ERROR_INVALID_VALUE;
+    CUresult result = value ? hl_bridge_process_ready() : CUDA_ERROR_INVALID_VALUE;
     hl_memory memory;
 
     if (result)
         return result;
-    hl_memory_of((void *)pointer, &memory);
+    hl_bridge_memory_of((void *)pointer, &memory);
     if (memory.kind == HL_MEMORY_NONE)
         return CUDA_ERROR_INVALID_VALUE;
     return pointer_attribute(value, attribute, pointer, &memory, __builtin_return_address(0));
@@ -155,14 +155,15 @@ HL_API CUresult cuPointerGetAttribute(void *value, CUpointer_attribute attribute
 HL_API CUresult cuPointerGetAttributes(unsigned count, CUpointer_attribute *attributes, void **values,
                                        CUdeviceptr pointer)
 {
-    CUresult result = attributes && values ? hl_process_ready() : CUDA_ERROR_INVALID_VALUE;
+    CUresult result = attributes && values ? hl_bridge_process_ready() : CUDA_ERROR_INVALID_VALUE;
     hl_memory memory;
 
     if (result)
         return result;
-    hl_memory_of((void *)pointer, &memory);
+    hl_bridge_memory_of((void *)pointer, &memory);
     for (unsigned i = 0; i < count; i++) {
-        bool wide = attributes[i] == CU_POINTER_ATTRIBUTE_CONTEXT || attributes[i] == CU_POINTER_ATTRIBUTE_DEVICE_POINTER ||
+        bool wide = attributes[i] == CU_POINTER_ATTRIBUTE_CONTEXT ||
+                    attributes[i] == CU_POINTER_ATTRIBUTE_DEVICE_POINTER ||
                     attributes[i] == CU_POINTER_ATTRIBUTE_HOST_POINTER ||
                     attributes[i] == CU_POINTER_ATTRIBUTE_RANGE_START_ADDR ||
                     attributes[i] == CU_POINTER_ATTRIBUTE_RANGE_SIZE || attributes[i] == CU_POINTER_ATTRIBUTE_BUFFER_ID;
@@ -177,14 +178,14 @@ HL_API CUresult cuPointerGetAttributes(unsigned count, CUpointer_attribute *attr
     return CUDA_SUCCESS;
 }
 
-static CUresult copy(CUdeviceptr target, CUdeviceptr source, size_t bytes, hl_direction direction, CUstream handle,
-                     bool wait)
+static CUresult copy(CUdeviceptr target, CUdeviceptr source, size_t bytes, hl_bridge_direction direction,
+                     CUstream handle, bool wait)
 {
     hl_bridge_stream *stream;
-    CUresult result = hl_driver_stream(handle, &stream);
+    CUresult result = hl_bridge_driver_stream(handle, &stream);
 
     return result ? result
-                  : hl_memory_copy_bytes((void *)target, (const void *)source, bytes, direction, stream, wait);
+                  : hl_bridge_memory_copy_bytes((void *)target, (const void *)source, bytes, direction, stream, wait);
 }
 
 HL_API CUresult cuMemcpy(CUdeviceptr target, CUdeviceptr source, size_t bytes)
@@ -230,16 +231,16 @@ HL_API CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr target, CUdeviceptr source, siz
 static CUresult fill(CUdeviceptr target, size_t pitch, unsigned pattern, unsigned pattern_bytes, size_t width,
                      size_t height, CUstream handle, bool wait)
 {
-    hl_effect effect = {.target = (void *)target,
-                        .target_pitch = pitch,
-                        .width = width * pattern_bytes,
-                        .height = height,
-                        .pattern = pattern,
-                        .pattern_bytes = pattern_bytes};
+    hl_bridge_effect effect = {.target = (void *)target,
+                               .target_pitch = pitch,
+                               .width = width * pattern_bytes,
+                               .height = height,
+                               .pattern = pattern,
+                               .pattern_bytes = pattern_bytes};
     hl_bridge_stream *stream;
-    CUresult result = hl_driver_stream(handle, &stream);
+    CUresult result = hl_bridge_driver_stream(handle, &stream);
 
-    return result ? result : hl_memory_fill(&effect, stream, wait);
+    return result ? result : hl_bridge_memory_fill(&effect, stream, wait);
 }
 
 HL_API CUresult cuMemsetD8_v2(CUdeviceptr target, unsigned char value, size_t count)
@@ -277,34 +278,34 @@ HL_API CUresult cuMemsetD32Async(CUdeviceptr target, unsigned value, size_t coun
 HL_API CUresult cuMemAllocAsync(CUdeviceptr *pointer, size_t size_bytes, CUstream handle)
 {
     hl_bridge_stream *stream;
-    CUresult result = hl_driver_stream(handle, &stream);
+    CUresult result = hl_bridge_driver_stream(handle, &stream);
 
-    return result ? result : hl_pool_allocate(NULL, size_bytes, stream, (void **)pointer);
+    return result ? result : hl_bridge_pool_allocate(NULL, size_bytes, stream, (void **)pointer);
 }
 
 HL_API CUresult cuMemFreeAsync(CUdeviceptr pointer, CUstream handle)
 {
     hl_bridge_stream *stream;
-    CUresult result = hl_driver_stream(handle, &stream);
+    CUresult result = hl_bridge_driver_stream(handle, &stream);
 
-    return result ? result : hl_pool_free((void *)pointer, stream);
+    return result ? result : hl_bridge_pool_free((void *)pointer, stream);
 }
 
 HL_API CUresult cuDeviceGetDefaultMemPool(CUmemoryPool *pool, CUdevice ordinal)
 {
-    CUresult result = hl_process_ready();
+    CUresult result = hl_bridge_process_ready();
 
-    return result ? result : hl_pool_default(ordinal, pool);
+    return result ? result : hl_bridge_pool_default(ordinal, pool);
 }
 
 HL_API CUresult cuMemPoolGetAttribute(CUmemoryPool pool, CUmemPool_attribute attribute, void *value)
 {
-    return hl_pool_get(pool, attribute, value);
+    return hl_bridge_pool_get(pool, attribute, value);
 }
 
 HL_API CUresult cuMemPoolSetAttribute(CUmemoryPool pool, CUmemPool_attribute attribute, void *value)
 {
-    return hl_pool_set(pool, attribute, value);
+    return hl_bridge_pool_set(pool, attribute, value);
 }
 
 /* --- virtual memory management --- */
@@ -313,49 +314,52 @@ HL_API CUresult cuMemGetAllocationGranularity(size_t *granularity_bytes, const C
                                               CUmemAllocationGranularity_flags option)
 {
     (void)option; /* minimum and recommended are the same */
-    return hl_virtual_granularity(prop, granularity_bytes);
+    return hl_bridge_virtual_granularity(prop, granularity_bytes);
 }
 
 HL_API CUresult cuMemCreate(CUmemGenericAllocationHandle *handle, size_t size_bytes, const CUmemAllocationProp *prop,
                             unsigned long long flags)
 {
-    CUresult result = flags ? CUDA_ERROR_INVALID_VALUE : hl_process_ready();
+    CUresult result = flags ? CUDA_ERROR_INVALID_VALUE : hl_bridge_process_ready();
 
-    return result ? result : hl_virtual_create(size_bytes, prop, handle);
+    return result ? result : hl_bridge_virtual_create(size_bytes, prop, handle);
 }
 
-HL_API CUresult cuMemRelease(CUmemGenericAllocationHandle handle) { return hl_virtual_release(handle); }
+HL_API CUresult cuMemRelease(CUmemGenericAllocationHandle handle) { return hl_bridge_virtual_release(handle); }
 
 HL_API CUresult cuMemAddressReserve(CUdeviceptr *pointer, size_t size_bytes, size_t alignment, CUdeviceptr wanted,
                                     unsigned long long flags)
 {
-    CUresult result = flags ? CUDA_ERROR_INVALID_VALUE : hl_process_ready();
+    CUresult result = flags ? CUDA_ERROR_INVALID_VALUE : hl_bridge_process_ready();
 
     (void)wanted; /* a hint */
     if (alignment & (alignment - 1) || alignment > (2u << 20))
         result = CUDA_ERROR_INVALID_VALUE;
-    return result ? result : hl_virtual_reserve(size_bytes, pointer);
+    return result ? result : hl_bridge_virtual_reserve(size_bytes, pointer);
 }
 
 HL_API CUresult cuMemAddressFree(CUdeviceptr pointer, size_t size_bytes)
 {
-    return hl_virtual_unreserve(pointer, size_bytes);
+    return hl_bridge_virtual_unreserve(pointer, size_bytes);
 }
 
 HL_API CUresult cuMemMap(CUdeviceptr pointer, size_t size_bytes, size_t offset_bytes,
                          CUmemGenericAllocationHandle handle, unsigned long long flags)
 {
-    return flags ? CUDA_ERROR_INVALID_VALUE : hl_virtual_map(pointer, size_bytes, offset_bytes, handle);
+    return flags ? CUDA_ERROR_INVALID_VALUE : hl_bridge_virtual_map(pointer, size_bytes, offset_bytes, handle);
 }
 
-HL_API CUresult cuMemUnmap(CUdeviceptr pointer, size_t size_bytes) { return hl_virtual_unmap(pointer, size_bytes); }
+HL_API CUresult cuMemUnmap(CUdeviceptr pointer, size_t size_bytes)
+{
+    return hl_bridge_virtual_unmap(pointer, size_bytes);
+}
 
 /* Rights of devices on mapped memory: kernels do not run, so nobody would be refused. The range must be reserved. */
 HL_API CUresult cuMemSetAccess(CUdeviceptr pointer, size_t size_bytes, const CUmemAccessDesc *list, size_t count)
 {
     hl_memory memory;
 
-    hl_memory_of((void *)pointer, &memory);
+    hl_bridge_memory_of((void *)pointer, &memory);
     if (!list || !count || memory.kind != HL_MEMORY_RESERVED || pointer - memory.base + size_bytes > memory.size_bytes)
         return CUDA_ERROR_INVALID_VALUE;
     return CUDA_SUCCESS;
@@ -363,10 +367,10 @@ HL_API CUresult cuMemSetAccess(CUdeviceptr pointer, size_t size_bytes, const CUm
 
 HL_API CUresult cuMemRetainAllocationHandle(CUmemGenericAllocationHandle *handle, void *pointer)
 {
-    return hl_virtual_retain((CUdeviceptr)(uintptr_t)pointer, handle);
+    return hl_bridge_virtual_retain((CUdeviceptr)(uintptr_t)pointer, handle);
 }
 
 HL_API CUresult cuMemGetAllocationPropertiesFromHandle(CUmemAllocationProp *prop, CUmemGenericAllocationHandle handle)
 {
-    return hl_virtual_properties(handle, prop);
+    return hl_bridge_virtual_properties(handle, prop);
 }

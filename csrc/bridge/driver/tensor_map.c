@@ -70,7 +70,8 @@ HL_API CUresult cuTensorMapEncodeTiled(CUtensorMap *map, CUtensorMapDataType typ
     if (bytes && interleave == CU_TENSOR_MAP_INTERLEAVE_NONE) {
         unsigned inner = box[0] * bytes;
         if (inner % 16 || (swizzle == CU_TENSOR_MAP_SWIZZLE_32B && inner > 32) ||
-            (swizzle == CU_TENSOR_MAP_SWIZZLE_64B && inner > 64) || (swizzle == CU_TENSOR_MAP_SWIZZLE_128B && inner > 128))
+            (swizzle == CU_TENSOR_MAP_SWIZZLE_64B && inner > 64) ||
+            (swizzle == CU_TENSOR_MAP_SWIZZLE_128B && inner > 128))
             return CUDA_ERROR_INVALID_VALUE;
     }
     memset(map, 0, sizeof *map);

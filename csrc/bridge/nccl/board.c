@@ -1,5 +1,5 @@
-/* See board.h. The wait goes through the clock: a rank that waits for another one is a waiting participant, not one that
- * sleeps outside the clock's knowledge. A TCP bootstrap like NCCL's own was rejected for that. */
+/* See board.h. The wait goes through the clock: a rank that waits for another one is a waiting participant, not one
+ * that sleeps outside the clock's knowledge. A TCP bootstrap like NCCL's own was rejected for that. */
 #include "bridge/nccl/board.h"
 
 #include <fcntl.h>
@@ -14,10 +14,10 @@
 
 struct board {
     _Atomic uint32_t arrived;
-    hl_board_entry entries[HL_RANKS_MAX];
+    hl_bridge_board_entry entries[HL_RANKS_MAX];
 };
 
-int hl_board_meet(uint64_t name, int rank, int ranks, hl_board_entry mine, hl_board_entry *entries)
+int hl_bridge_board_meet(uint64_t name, int rank, int ranks, hl_bridge_board_entry mine, hl_bridge_board_entry *entries)
 {
     const char *run = getenv("HYPERLAPSE_RUN_DIR");
     struct board *board;

@@ -4,12 +4,13 @@
 
 #include <stdint.h>
 
-typedef struct hl_board_entry {
+typedef struct hl_bridge_board_entry {
     int32_t color, key;
-} hl_board_entry;
+} hl_bridge_board_entry;
 
-/* Writes this rank's entry and waits until every rank has written its own; then fills entries[0..ranks). False: the file
- * cannot be made. Every rank must call it with the same name. */
-int hl_board_meet(uint64_t name, int rank, int ranks, hl_board_entry mine, hl_board_entry *entries);
+/* Writes this rank's entry and waits until every rank has written its own; then fills entries[0..ranks). False: the
+ * file cannot be made. Every rank must call it with the same name. */
+int hl_bridge_board_meet(uint64_t name, int rank, int ranks, hl_bridge_board_entry mine,
+                         hl_bridge_board_entry *entries);
 
 #endif

@@ -18,17 +18,13 @@ enum operation { ALL_REDUCE, ALL_GATHER, REDUCE_SCATTER, BROADCAST, REDUCE, ALL_
 static const unsigned type_bytes[NCCL_DATA_TYPES] = {1, 1, 4, 4, 8, 8, 2, 4, 8, 2, 1, 1};
 
 #define TYPES(op)                                                                                                      \
-    {                                                                                                                  \
-        op ",i8", op ",u8", op ",i32", op ",u32", op ",i64", op ",u64", op ",f16", op ",f32", op ",f64", op ",bf16",   \
-            op ",e4m3", op ",e5m2"                                                                                     \
-    }
+    {op ",i8",  op ",u8",  op ",i32", op ",u32",  op ",i64",  op ",u64",                                               \
+     op ",f16", op ",f32", op ",f64", op ",bf16", op ",e4m3", op ",e5m2"}
 
 static const char *const names[][NCCL_DATA_TYPES] = {
-    [ALL_REDUCE] = TYPES("all_reduce"),         [ALL_GATHER] = TYPES("all_gather"),
-    [REDUCE_SCATTER] = TYPES("reduce_scatter"), [BROADCAST] = TYPES("broadcast"),
-    [REDUCE] = TYPES("reduce"),                 [ALL_TO_ALL] = TYPES("all_to_all"),
-    [GATHER] = TYPES("gather"),                 [SCATTER] = TYPES("scatter"),
-    [SEND_RECEIVE] = TYPES("send_receive"),
+    [ALL_REDUCE] = TYPES("all_reduce"), [ALL_GATHER] = TYPES("all_gather"), [REDUCE_SCATTER] = TYPES("reduce_scatter"),
+    [BROADCAST] = TYPES("broadcast"),   [REDUCE] = TYPES("reduce"),         [ALL_TO_ALL] = TYPES("all_to_all"),
+    [GATHER] = TYPES("gather"),         [SCATTER] = TYPES("scatter"),       [SEND_RECEIVE] = TYPES("send_receive"),
 };
 
 struct pending { /* a send or receive inside a group */
@@ -47,11 +43,11 @@ static __thread struct {
 
 static ncclResult_t stream_of(ncclComm_t comm, CUstream handle, hl_bridge_stream **stream)
 {
-    hl_context *context;
+    hl_bridge_context *context;
 
-    if (hl_comm_check(comm))
+    if (hl_bridge_comm_check(comm))
         return ncclInvalidArgument;
-    if (hl_context_use(&context) || hl_stream_of(handle, stream))
+    if (hl_bridge_context_use(&context) || hl_bridge_stream_of(handle, stream))
         return ncclUnhandledCudaError;
     return ncclSuccess;
 }
@@ -70,7 +66,7 @@ static ncclResult_t collective(enum operation operation, const void *send, void 
     size_t bytes = count * type_bytes[type];
     if (comm->ranks == 1) {
         if (send && receive && send != receive && bytes &&
-            hl_memory_copy_bytes(receive, send, bytes, HL_ANY, stream, false))
+            hl_bridge_memory_copy_bytes(receive, send, bytes, HL_ANY, stream, false))
             return ncclUnhandledCudaError;
         return ncclSuccess;
     }
@@ -82,7 +78,7 @@ static ncclResult_t collective(enum operation operation, const void *send, void 
     return ncclSuccess;
 }
 
-#define RANKS(comm) (hl_comm_check(comm) ? 1 : (size_t)(comm)->ranks)
+#define RANKS(comm) (hl_bridge_comm_check(comm) ? 1 : (size_t)(comm)->ranks)
 
 HL_API ncclResult_t ncclAllReduce(const void *send, void *receive, size_t count, int type, int op, ncclComm_t comm,
                                   CUstream stream)

@@ -1,7 +1,7 @@
 /* NVML: which devices a host has, before anybody touches CUDA.
  *
- * NVML numbers all devices of the run; CUDA_VISIBLE_DEVICES does not concern it. What the device profile has no fact for
- * (clocks, temperatures, NVLink) is unsupported rather than invented. */
+ * NVML numbers all devices of the run; CUDA_VISIBLE_DEVICES does not concern it. What the device profile has no fact
+ * for (clocks, temperatures, NVLink) is unsupported rather than invented. */
 #include "bridge/nvml/nvml_abi.h"
 
 #include <stdatomic.h>
@@ -24,7 +24,8 @@ static uint32_t number_of(nvmlDevice_t device) { return (uint32_t)((uintptr_t)de
 static nvmlReturn_t start(void)
 {
     if (!hl_device_count())
-        hl_report_fatal("this program asks for GPUs but takes part in no run: start it with `hyperlapse run -- COMMAND`");
+        hl_report_fatal(
+            "this program asks for GPUs but takes part in no run: start it with `hyperlapse run -- COMMAND`");
     users++;
     return NVML_SUCCESS;
 }
@@ -64,7 +65,7 @@ HL_API nvmlReturn_t nvmlShutdown(void)
 
 HL_API const char *nvmlErrorString(nvmlReturn_t result)
 {
-    const hl_error_text *row = hl_bridge_error(HL_ERRORS_NVML, (int)result);
+    const hl_bridge_error_text *row = hl_bridge_error(HL_ERRORS_NVML, (int)result);
 
     return row ? row->text : "Unknown Error";
 }
@@ -134,10 +135,7 @@ HL_API nvmlReturn_t nvmlDeviceGetHandleByIndex_v2(unsigned index, nvmlDevice_t *
     return by_index(index, device);
 }
 
-HL_API nvmlReturn_t nvmlDeviceGetHandleByIndex(unsigned index, nvmlDevice_t *device)
-{
-    return by_index(index, device);
-}
+HL_API nvmlReturn_t nvmlDeviceGetHandleByIndex(unsigned index, nvmlDevice_t *device) { return by_index(index, device); }
 
 HL_API nvmlReturn_t nvmlDeviceGetHandleByUUID(const char *uuid, nvmlDevice_t *device)
 {
@@ -148,7 +146,7 @@ HL_API nvmlReturn_t nvmlDeviceGetHandleByUUID(const char *uuid, nvmlDevice_t *de
     if (!uuid || !device)
         return NVML_ERROR_INVALID_ARGUMENT;
     for (unsigned i = 0; i < hl_device_count(); i++) {
-        hl_attributes_uuid_text(i, text);
+        hl_bridge_attributes_uuid_text(i, text);
         if (!strcmp(text, uuid))
             return by_index(i, device);
     }
@@ -218,7 +216,7 @@ HL_API nvmlReturn_t nvmlDeviceGetUUID(nvmlDevice_t device, char *uuid, unsigned 
 
     if (result)
         return result;
-    hl_attributes_uuid_text(number_of(device), text);
+    hl_bridge_attributes_uuid_text(number_of(device), text);
     return put_text(uuid, length, text);
 }
 
@@ -242,8 +240,13 @@ HL_API nvmlReturn_t nvmlDeviceGetArchitecture(nvmlDevice_t device, unsigned *arc
     const hl_device_facts *facts = hl_device_facts_of(number_of(device));
     int capability = facts->compute_major * 10 + facts->compute_minor;
     /* NVML_DEVICE_ARCH_*: Volta 5, Turing 6, Ampere 7, Ada 8, Hopper 9, Blackwell 10 */
-    *architecture = capability >= 100 ? 10 : capability >= 90 ? 9 : capability == 89 ? 8 : capability >= 80 ? 7
-                  : capability == 75 ? 6 : capability >= 70 ? 5 : UINT32_MAX;
+    *architecture = capability >= 100  ? 10
+                    : capability >= 90 ? 9
+                    : capability == 89 ? 8
+                    : capability >= 80 ? 7
+                    : capability == 75 ? 6
+                    : capability >= 70 ? 5
+                                       : UINT32_MAX;
     return NVML_SUCCESS;
 }
 
@@ -369,7 +372,7 @@ static nvmlReturn_t pci(nvmlDevice_t device, nvmlPciInfo_t *info)
     if (result)
         return result;
     memset(info, 0, sizeof *info);
-    hl_attributes_pci_text(number_of(device), info->busIdLegacy);
+    hl_bridge_attributes_pci_text(number_of(device), info->busIdLegacy);
     snprintf(info->busId, sizeof info->busId, "0000%.15s", info->busIdLegacy);
     info->bus = (unsigned)hl_device_facts_of(number_of(device))->pci_bus_first + number_of(device);
     return NVML_SUCCESS;

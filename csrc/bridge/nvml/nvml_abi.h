@@ -1,5 +1,5 @@
-/* The part of NVML's C interface that is implemented: names, layouts and values, as nvml.h of nvidia-nvml-dev 13.0 has them
- * (checked against it by tests/bridge). The header's own wheel is no build requirement for some lines of ABI. */
+/* The part of NVML's C interface that is implemented: names, layouts and values, as nvml.h of nvidia-nvml-dev 13.0 has
+ * them (checked against it by tests/bridge). The header's own wheel is no build requirement for some lines of ABI. */
 #ifndef HL_BRIDGE_NVML_ABI_H
 #define HL_BRIDGE_NVML_ABI_H
 

@@ -34,7 +34,7 @@ def serve(kind: str, listener: socket.socket) -> None:
 def main(kind: str) -> None:
     family = socket.AF_UNIX if kind == "unix" else socket.AF_INET
     listener = socket.socket(family)
-    listener.bind("\0hyperlapse-ping-pong-%d" % time.time_ns() if kind == "unix" else ("127.0.0.1", 0))
+    listener.bind(f"\0hyperlapse-ping-pong-{time.time_ns()}" if kind == "unix" else ("127.0.0.1", 0))
     listener.listen()
     process = multiprocessing.get_context("fork").Process(target=serve, args=(kind, listener), daemon=True)
     process.start()

@@ -49,14 +49,17 @@ def main() -> None:
     case("time.sleep 100", lambda: time.sleep(0.1))
     case("Event.wait 100", lambda: threading.Event().wait(0.1))
     case("Queue.get 100", get_from_empty_queue)
-    case("Condition.wait 100", lambda: condition_wait())
+    case("Condition.wait 100", condition_wait)
     case("select 100", lambda: select.select([reader], [], [], 0.1))
     case("selectors 100", lambda: selectors_wait(reader))
     case("connection.wait 100", lambda: wait([reader], timeout=0.1))
     case("asyncio.sleep 100", lambda: asyncio.run(asyncio.sleep(0.1)))
     case("subprocess sleep 200", lambda: subprocess.run(["sleep", "0.2"], check=True))
     case("subprocess shell 300", lambda: subprocess.run("sleep 0.1; sleep 0.2", shell=True, check=True))
-    case("subprocess scrubbed 200", lambda: subprocess.run([sys.executable, "-c", "import time; time.sleep(0.2)"], env={}, check=True))
+    case(
+        "subprocess scrubbed 200",
+        lambda: subprocess.run([sys.executable, "-c", "import time; time.sleep(0.2)"], env={}, check=True),
+    )
     for method in ("fork", "spawn"):
         process = multiprocessing.get_context(method).Process(target=sleeper, args=(0.2,))
         process.start()

@@ -1,0 +1,73 @@
+# Two commands:   make demo   the main job, from nothing        make test   every test
+#
+# Needs x86-64 Linux with glibc, Python 3.11-3.13 with its headers, a C compiler and pip. No GPU, no CUDA toolkit.
+
+PYTHON ?= python3
+ENGINE_VERSION ?= 0.23.0
+LAUNCHER := .venv
+ENGINE := .venv-vllm
+PACKAGES := shim predictor coordinator integrations validation cli
+SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc $(PACKAGES) -type f \
+             -not -path '*/__pycache__/*' 2>/dev/null)
+
+# A CUDA toolkit of this machine must not be found: what runs here has to run where there is none.
+export CUDA_HOME :=
+export CUDA_PATH :=
+export PATH := $(shell printf '%s' "$$PATH" | tr ':' '\n' | grep -v cuda | paste -sd:)
+
+.PHONY: demo test check environments requirements clean
+
+demo: environments
+	$(LAUNCHER)/bin/hyperlapse bench --model qwen3-14b --gpu h100-sxm-80gb --rate 4 --requests 100 \
+	  --input-len 1024 --output-len 128
+
+test: environments $(LAUNCHER)/.dev check
+	$(LAUNCHER)/bin/python -m pytest
+
+environments: $(LAUNCHER)/.installed $(ENGINE)/.installed
+
+$(LAUNCHER)/.uv:
+	$(PYTHON) -m venv $(LAUNCHER)
+	$(LAUNCHER)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	touch $@
+
+$(LAUNCHER)/.requirements: requirements/launcher.txt | $(LAUNCHER)/.uv
+	$(LAUNCHER)/bin/uv pip install --quiet --python $(LAUNCHER)/bin/python -r requirements/launcher.txt
+	touch $@
+
+$(LAUNCHER)/.installed: $(LAUNCHER)/.requirements $(SOURCES)
+	$(LAUNCHER)/bin/uv pip install --quiet --python $(LAUNCHER)/bin/python --no-deps --reinstall-package hyperlapse .
+	touch $@
+
+$(LAUNCHER)/.dev: requirements/dev.txt $(LAUNCHER)/.requirements
+	$(LAUNCHER)/bin/uv pip install --quiet --python $(LAUNCHER)/bin/python -r requirements/dev.txt
+	touch $@
+
+$(ENGINE)/.requirements: requirements/vllm-$(ENGINE_VERSION).txt | $(LAUNCHER)/.uv
+	$(LAUNCHER)/bin/uv venv --quiet --python $(LAUNCHER)/bin/python --clear $(ENGINE)
+	$(LAUNCHER)/bin/uv pip install --python $(ENGINE)/bin/python -r requirements/vllm-$(ENGINE_VERSION).txt
+	touch $@
+
+$(ENGINE)/.installed: $(ENGINE)/.requirements $(SOURCES)
+	$(LAUNCHER)/bin/uv pip install --quiet --python $(ENGINE)/bin/python --no-deps --reinstall-package hyperlapse .
+	touch $@
+
+# ruff, mypy, and that generated files are current
+check: environments $(LAUNCHER)/.dev
+	$(LAUNCHER)/bin/ruff check .
+	$(LAUNCHER)/bin/ruff format --check .
+	mkdir -p build/typing/hyperlapse
+	ln -sfn $(foreach package,$(PACKAGES),../../../$(package)) build/typing/hyperlapse/
+	$(LAUNCHER)/bin/mypy
+	$(LAUNCHER)/bin/python -m hyperlapse.shim.stubgen --check
+
+COMPILE := $(LAUNCHER)/bin/uv pip compile --quiet --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-annotate \
+  --no-header --upgrade
+
+requirements: $(LAUNCHER)/.uv
+	$(COMPILE) pyproject.toml -o requirements/launcher.txt
+	$(COMPILE) requirements/dev.in -c requirements/launcher.txt -o requirements/dev.txt
+	$(COMPILE) requirements/vllm-$(ENGINE_VERSION).in -o requirements/vllm-$(ENGINE_VERSION).txt
+
+clean:
+	rm -rf $(LAUNCHER) $(ENGINE) build dist
