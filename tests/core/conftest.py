@@ -148,7 +148,7 @@ def program(run_dir: Path, core_library: Path) -> Callable[[str], subprocess.Pop
         from hyperlapse.shim import _core, devices, pricing
         bound = _core.Core(Path({str(core_library)!r}))
         _core.core = pricing.core = devices.core = lambda: bound
-        from conftest import Launcher, bind
+        from conftest import Launcher
         core = _core.core()
         ffi, lib = core.ffi, core.lib
         launch = Launcher(core)
