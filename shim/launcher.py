@@ -31,6 +31,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 _START_LIMIT_S = 10.0
 _REQUEST_LIMIT_MS = 10_000
 _TERM_GRACE_S = 10.0
+_LOOK_S = 0.02
 
 
 class Mode(enum.IntEnum):
@@ -109,6 +110,7 @@ class Run:
         self.gpu, self.gpus = gpu, gpus
         self._keeper: subprocess.Popen[bytes] | None = None
         self._services: list[subprocess.Popen[Any]] = []
+        self._spawned: list[subprocess.Popen[bytes]] = []
         self._page: Any = None
         facts = None
         if gpu is not None:
@@ -171,7 +173,11 @@ class Run:
         self, command: Sequence[str], extra_environment: Mapping[str, str] | None = None, **options: Any
     ) -> subprocess.Popen[bytes]:
         """Starts a participant. ``options`` go to subprocess.Popen. Raises FileNotFoundError, PermissionError."""
-        return subprocess.Popen(list(command), env=self.environ(extra_environment), **options)
+        process: subprocess.Popen[bytes] = subprocess.Popen(
+            list(command), env=self.environ(extra_environment), **options
+        )
+        self._spawned.append(process)
+        return process
 
     def spawn_service(self, command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
         """Starts a helper of the launcher on real time, which never holds the clock (the pricing service)."""
@@ -243,12 +249,24 @@ class Run:
         for process in alive:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.terminate()
-        _, alive = psutil.wait_procs(alive, timeout=_TERM_GRACE_S)
-        for process in {*alive, *self._descendants()}:
+        self._wait_for(alive)
+        alive = self._descendants()
+        for process in alive:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(alive, timeout=_TERM_GRACE_S)
+        self._wait_for(alive)
         self._reap_orphans()
+
+    def _wait_for(self, processes: Sequence[psutil.Process]) -> None:
+        """Waits for their end. A child of ours is reaped through its Popen: whoever reaps it takes its exit status away."""
+        limit = time.monotonic() + _TERM_GRACE_S
+        while time.monotonic() < limit:
+            for process in self._spawned:
+                process.poll()
+            self._reap_orphans()
+            if not any(process.is_running() for process in processes):
+                return
+            time.sleep(_LOOK_S)
 
     def _reap_orphans(self) -> None:
         """Orphans of the run became our children (subreaper); leave no zombies of theirs."""
@@ -258,7 +276,7 @@ class Run:
                     os.waitpid(process.pid, os.WNOHANG)
 
     def _is_popen(self, pid: int) -> bool:
-        return any(p is not None and p.pid == pid for p in [self._keeper, *self._services])
+        return any(p is not None and p.pid == pid for p in [self._keeper, *self._services, *self._spawned])
 
     def close(self) -> None:
         """Ends everything that the run started and removes its shared memory. May be called twice."""

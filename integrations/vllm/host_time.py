@@ -10,8 +10,11 @@ computes would give it up every few milliseconds.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import queue
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -24,11 +27,14 @@ _WAIT_HOST_TIME = 11  # HL_WAIT_HOST_TIME in csrc/core/clock.h: what the no-prog
 @dataclass(frozen=True, slots=True)
 class HostTime:
     """engine_step_ns: by the engine's main thread before each step's first launch; api_request_ns: by the API server's
-    event loop when a POST to an inference route arrives; api_token_ns: there, before each streamed chunk is written.
+    event loop when a POST to an inference route arrives; api_request_delay_ns: then too, but by other threads than the
+    event loop (tokenizer, engine client), so that the request waits and the loop goes on; api_token_ns: by the event
+    loop before each streamed chunk is written.
     """
 
     engine_step_ns: int = 0
     api_request_ns: int = 0
+    api_request_delay_ns: int = 0
     api_token_ns: int = 0
 
     @classmethod
@@ -59,3 +65,41 @@ def charger(cost_ns: int) -> Callable[[], None] | None:
         lib.hl_clock_wait_until(lib.hl_clock_now_ns() + cost_ns, _WAIT_HOST_TIME)
 
     return charge
+
+
+class DelayLine:
+    """Holds coroutines back for a fixed virtual time without holding up their event loop.
+
+    One thread waits for one deadline after the other: the time is the same for all, so the first in is the first out.
+    asyncio's own timers were rejected: uvloop rounds them to whole milliseconds.
+    """
+
+    def __init__(self, cost_ns: int) -> None:
+        from hyperlapse.shim._core import core
+
+        self._lib = core().lib
+        self._cost_ns = cost_ns
+        self._waiting: queue.SimpleQueue[tuple[int, asyncio.Future[None]]] = queue.SimpleQueue()
+        threading.Thread(target=self._serve, name="hyperlapse-delay", daemon=True).start()
+
+    @classmethod
+    def of(cls, cost_ns: int) -> DelayLine | None:
+        """None when there is nothing to charge (or no run)."""
+        return cls(cost_ns) if cost_ns > 0 and os.environ.get("HYPERLAPSE_RUN_DIR") else None
+
+    async def wait(self) -> None:
+        """Returns when the delay has passed on the virtual clock."""
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.put((self._lib.hl_clock_now_ns() + self._cost_ns, future))
+        await future
+
+    def _serve(self) -> None:
+        while True:
+            deadline_ns, future = self._waiting.get()
+            self._lib.hl_clock_wait_until(deadline_ns, _WAIT_HOST_TIME)
+            future.get_loop().call_soon_threadsafe(_finish, future)
+
+
+def _finish(future: asyncio.Future[None]) -> None:
+    if not future.done():  # cancelled: the client has gone
+        future.set_result(None)

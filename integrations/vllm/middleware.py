@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from hyperlapse.integrations.vllm.host_time import HostTime, charger
+from hyperlapse.integrations.vllm.host_time import DelayLine, HostTime, charger
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -29,12 +29,13 @@ INFERENCE_ROUTES = (
 
 
 class ChargeHostTime:
-    """Charges api_request_ns when a POST to an inference route arrives, api_token_ns before each chunk of its reply."""
+    """Charges a request when a POST to an inference route arrives, and each chunk before it is sent (HostTime)."""
 
     def __init__(self, app: Application) -> None:
         self.app = app
         host_time = HostTime.load()
         self._charge_request = charger(host_time.api_request_ns)
+        self._delay = DelayLine.of(host_time.api_request_delay_ns)
         self._charge_token = charger(host_time.api_token_ns)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -43,6 +44,8 @@ class ChargeHostTime:
             return
         if self._charge_request is not None:
             self._charge_request()
+        if self._delay is not None:
+            await self._delay.wait()
         charge_token = self._charge_token
         if charge_token is None:
             await self.app(scope, receive, send)

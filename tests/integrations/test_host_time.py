@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hyperlapse.integrations.vllm import middleware
-from hyperlapse.integrations.vllm.host_time import HostTime, charger
+from hyperlapse.integrations.vllm.host_time import DelayLine, HostTime, charger
 
 
 def write(path: Path, content: dict[str, Any]) -> str:
@@ -20,9 +20,9 @@ def write(path: Path, content: dict[str, Any]) -> str:
 
 def test_absent_file_and_absent_keys_are_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HYPERLAPSE_HOST_TIME", raising=False)
-    assert HostTime.load() == HostTime(0, 0, 0)
+    assert HostTime.load() == HostTime(0, 0, 0, 0)
     monkeypatch.setenv("HYPERLAPSE_HOST_TIME", "")
-    assert HostTime.load() == HostTime(0, 0, 0)
+    assert HostTime.load() == HostTime(0, 0, 0, 0)
     monkeypatch.setenv(
         "HYPERLAPSE_HOST_TIME", write(tmp_path / "h", {"api_request_ns": 9_000_000, "other": "kept out"})
     )
@@ -89,3 +89,31 @@ def test_a_request_is_charged_once_and_each_chunk_before_it_is_sent(charged: lis
 def test_everything_else_passes_free_of_charge(charged: list[str], scope: dict[str, Any]) -> None:
     call(scope, charged)
     assert charged == ["a", "b", "c"]
+
+
+def test_delay_line_holds_each_back_for_its_time_and_not_the_loop(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """On the real clock, which is what a process outside a run has."""
+    assert DelayLine.of(0) is None
+    monkeypatch.delenv("HYPERLAPSE_RUN_DIR", raising=False)
+    assert DelayLine.of(5) is None
+    line = DelayLine(30_000_000)
+    order: list[str] = []
+
+    async def request(name: str) -> None:
+        order.append(f"{name} in")
+        await line.wait()
+        order.append(f"{name} out")
+
+    async def main() -> None:
+        async with asyncio.timeout(10):
+            tasks = [asyncio.create_task(request(name)) for name in "abc"]
+            gone = asyncio.create_task(line.wait())
+            await asyncio.sleep(0)
+            gone.cancel()
+            order.append("loop")
+            await asyncio.gather(*tasks)
+
+    asyncio.run(main())
+    assert order == ["a in", "b in", "c in", "loop", "a out", "b out", "c out"]
