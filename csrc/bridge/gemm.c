@@ -1,4 +1,4 @@
-/* Names of matrix multiplications; see gemm.h.
+/* Handles and names of matrix multiplications; see gemm.h.
  *
  * The name of a launch lives as long as the process, so names are made once and kept in a small table: a program uses
  * few combinations of types. */
@@ -9,7 +9,22 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "bridge/slab.h"
 #include "core/export.h"
+
+static hl_bridge_slab handles = HL_SLAB(hl_bridge_blas, 1u << 16);
+
+HL_EXPORT hl_bridge_blas *hl_bridge_blas_create(CUresult *context_result)
+{
+    hl_bridge_context *context;
+
+    *context_result = hl_bridge_context_use(&context);
+    return *context_result ? NULL : hl_bridge_slab_take(&handles);
+}
+
+HL_EXPORT void hl_bridge_blas_destroy(hl_bridge_blas *handle) { hl_bridge_slab_give(&handles, handle); }
+
+HL_EXPORT bool hl_bridge_blas_valid(const hl_bridge_blas *handle) { return hl_bridge_slab_owns(&handles, handle); }
 
 static const char *type_name(int type)
 {

@@ -33,6 +33,18 @@ typedef struct hl_bridge_gemm {
     bool a_transposed, b_transposed;
 } hl_bridge_gemm;
 
+/* A cuBLAS handle, which by cuBLASLt's interface is a cuBLASLt handle too ("with a simple cast"); torch makes one only. */
+typedef struct hl_bridge_blas {
+    uint32_t live;
+    CUstream stream;
+    int math_mode, pointer_mode, atomics_mode, sm_count_target;
+} hl_bridge_blas;
+
+/* Makes the context that the thread uses, as both libraries do. NULL: out of memory; *context_result tells the rest. */
+hl_bridge_blas *hl_bridge_blas_create(CUresult *context_result);
+void hl_bridge_blas_destroy(hl_bridge_blas *handle);
+bool hl_bridge_blas_valid(const hl_bridge_blas *handle);
+
 /* Puts it on the stream. False: a type that has no name here. An empty product is no launch. */
 bool hl_bridge_gemm_launch(const hl_bridge_gemm *gemm, hl_bridge_stream *stream);
 

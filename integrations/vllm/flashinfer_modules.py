@@ -129,6 +129,7 @@ def _cudart() -> Any:
     library = ctypes.CDLL("libcudart.so.13")  # loaded already: the name finds the one that the engine uses
     pointer = ctypes.c_void_p
     library.cudaLaunchKernel.argtypes = (pointer, _Dim3, _Dim3, pointer, ctypes.c_size_t, pointer)
+    library.cudaFuncSetAttribute.argtypes = (pointer, ctypes.c_int, ctypes.c_int)
     return library
 
 
@@ -139,8 +140,7 @@ def _registration() -> tuple[Any, Any]:
     register_module = getattr(_cudart(), "__cudaRegisterFatBinary")
     register_module.argtypes, register_module.restype = (pointer,), pointer
     register_kernel = getattr(_cudart(), "__cudaRegisterFunction")
-    text = ctypes.c_char_p
-    register_kernel.argtypes = (pointer, pointer, text, text, ctypes.c_int, *(5 * (pointer,)))
+    register_kernel.argtypes = (pointer, pointer, pointer, pointer, ctypes.c_int, *(5 * (pointer,)))
     return register_module, register_kernel
 
 
@@ -155,23 +155,39 @@ def _module() -> int:
     return handle
 
 
+class _Kernel:
+    """A registered kernel: the runtime keeps the addresses of its host stub and of its name."""
+
+    def __init__(self, name: str) -> None:
+        self._stub = ctypes.c_char()
+        self._name = ctypes.create_string_buffer(name.encode())
+        self._shared_bytes = 0
+        self.address = ctypes.addressof(self._stub)
+        _, register_kernel = _registration()
+        register_kernel(_module(), self.address, self._name, self._name, -1, *(5 * (None,)))
+
+    def allow(self, shared_bytes: int) -> None:
+        """As FlashInfer does before a launch: more than 48 KiB of dynamic shared memory must be asked for."""
+        if shared_bytes > self._shared_bytes:
+            attribute = 8  # cudaFuncAttributeMaxDynamicSharedMemorySize
+            _check(_cudart().cudaFuncSetAttribute(self.address, attribute, shared_bytes), "cudaFuncSetAttribute")
+            self._shared_bytes = shared_bytes
+
+
 @functools.cache
-def _kernel(name: str) -> ctypes.c_char:
-    """A host address that stands for this kernel."""
-    stub = ctypes.c_char()
-    _, register_kernel = _registration()
-    register_kernel(_module(), ctypes.addressof(stub), name.encode(), name.encode(), -1, *(5 * (None,)))
-    return stub
+def _kernel(name: str) -> _Kernel:
+    return _Kernel(name)
 
 
 def _launch(kernel: str, tensor: Any, blocks: int, shared_bytes: int) -> None:
     """Launches on the stream that FlashInfer's bindings use: torch's current one of the tensor's device."""
     import torch
 
-    mangled = f"_ZN10flashinfer8sampling{len(kernel)}{kernel}ILj{_BLOCK_THREADS}E"
+    registered = _kernel(f"_ZN10flashinfer8sampling{len(kernel)}{kernel}ILj{_BLOCK_THREADS}E")
+    registered.allow(shared_bytes)
     stream = torch.cuda.current_stream(tensor.device).cuda_stream
     status = _cudart().cudaLaunchKernel(
-        ctypes.addressof(_kernel(mangled)),
+        registered.address,
         _Dim3(blocks, 1, 1),
         _Dim3(_BLOCK_THREADS, 1, 1),
         None,

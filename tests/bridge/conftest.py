@@ -11,7 +11,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +39,9 @@ def _build(folder: Path) -> Path:
 def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with our C libraries."""
     path = _core.library("libhyperlapse_preload.so")
-    newest = max(source.stat().st_mtime for source in (ROOT / "csrc").rglob("*") if source.suffix in {".c", ".h", ".map"})
+    newest = max(
+        source.stat().st_mtime for source in (ROOT / "csrc").rglob("*") if source.suffix in {".c", ".h", ".map"}
+    )
     if path.exists() and path.stat().st_mtime >= newest:
         return path.parent
     folder = _build(tmp_path_factory.mktemp("build"))
@@ -85,9 +87,7 @@ class _Predictor:
 
 
 @pytest.fixture(scope="session")
-def run_program(
-    libraries: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[..., Outcome]:
+def run_program(libraries: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Outcome]:
     """Runs Python code on virtual H100s; `python` chooses the interpreter, `ok` whether it must succeed."""
 
     def run(
@@ -125,7 +125,7 @@ def run_program(
 
 
 @pytest.fixture
-def run_outside(libraries: Path) -> Iterator[Callable[[str], Outcome]]:
+def run_outside(libraries: Path) -> Callable[[str], Outcome]:
     """Runs Python code with our libraries loaded, but in no run."""
 
     def run(code: str) -> Outcome:
@@ -141,4 +141,4 @@ def run_outside(libraries: Path) -> Iterator[Callable[[str], Outcome]]:
         )
         return Outcome(result.returncode, result.stdout, result.stderr, ())
 
-    yield run
+    return run

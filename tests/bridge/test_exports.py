@@ -25,7 +25,9 @@ LIBRARIES = {
 
 def exported(path: Path) -> set[str]:
     """Names with their version node, as `nm` writes them: name@node."""
-    listing = subprocess.run(["nm", "-D", "--defined-only", str(path)], capture_output=True, text=True, check=True).stdout
+    listing = subprocess.run(
+        ["nm", "-D", "--defined-only", str(path)], capture_output=True, text=True, check=True
+    ).stdout
     rows = (line.split() for line in listing.splitlines())
     return {row[-1].replace("@@", "@") for row in rows if row[-2] in "TWDBRi"}
 
@@ -49,7 +51,9 @@ def test_nothing_but_the_api_under_one_version_node(libraries: Path, name: str, 
 
 @pytest.mark.parametrize("name", LIBRARIES)
 def test_the_soname_is_the_real_one(libraries: Path, name: str) -> None:
-    dynamic = subprocess.run(["readelf", "-dW", str(libraries / name)], capture_output=True, text=True, check=True).stdout
+    dynamic = subprocess.run(
+        ["readelf", "-dW", str(libraries / name)], capture_output=True, text=True, check=True
+    ).stdout
     assert f"Library soname: [{name}]" in dynamic
 
 

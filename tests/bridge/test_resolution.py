@@ -42,12 +42,15 @@ def test_by_soname_and_by_path(run_program: Callable[..., Outcome], libraries: P
     """A path that leads to another file of that name, or to none, ends at ours."""
     for soname in SONAMES:
         (tmp_path / soname).write_bytes(b"not a library")
-    code = OPEN + f"""
+    code = (
+        OPEN
+        + f"""
 symbols = {SYMBOLS!r}
 for soname, symbol in symbols.items():
     for path in (soname, "{tmp_path}/" + soname, "/nowhere/" + soname):
         print(soname, where(path, symbol))
 """
+    )
     lines = run_program(code).lines
     assert lines == [f"{soname} {libraries / soname}" for soname in SYMBOLS for _ in range(3)]
 
@@ -70,7 +73,9 @@ def test_other_names_of_the_same_libraries(
 
 
 def test_other_libraries_are_left_alone(run_program: Callable[..., Outcome], tmp_path: Path) -> None:
-    code = OPEN + f"""
+    code = (
+        OPEN
+        + f"""
 import _ctypes
 print(where("libc.so.6", "getpid"))
 for name in ("libcufft.so.12", "{tmp_path}/libcudnn.so.9", "libcudart.so.11"):
@@ -80,6 +85,7 @@ for name in ("libcufft.so.12", "{tmp_path}/libcudnn.so.9", "libcudart.so.11"):
     except OSError as error:
         print(str(error).split(":")[0])
 """
+    )
     lines = run_program(code).lines
     assert "libc" in lines[0]
     assert lines[1:] == ["libcufft.so.12", f"{tmp_path}/libcudnn.so.9", "libcudart.so.11"]

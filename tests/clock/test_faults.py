@@ -108,15 +108,14 @@ def test_ctrl_c_ends_everything(number: int) -> None:
 
 def test_killed_launcher_takes_the_run_with_it() -> None:
     process = subprocess.Popen(
-        [*HYPERLAPSE, "run", "--gpu", "none", "--", "sleep", "100000000"],
-        stderr=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
+        [*HYPERLAPSE, "run", "--gpu", "none", "--", "cat"], stderr=subprocess.PIPE, stdin=subprocess.PIPE
     )
     launcher = psutil.Process(process.pid)
     limit = time.monotonic() + 20
     while len(launcher.children()) < 2 and time.monotonic() < limit:
         time.sleep(0.02)
     family = launcher.children(recursive=True)
+    assert len(family) >= 2
     process.kill()
     process.wait()
     _, alive = psutil.wait_procs(family, timeout=10)

@@ -9,43 +9,32 @@
 
 #include "bridge/errors.h"
 #include "bridge/gemm.h"
-#include "bridge/slab.h"
 #include "bridge/stub.h"
 
 #define HL_LIBRARY "libcublas"
 
-typedef struct handle {
-    uint32_t live;
-    CUstream stream;
-    int math_mode, pointer_mode, atomics_mode, sm_count_target;
-} handle;
-
-typedef handle *cublasHandle_t;
-
-static hl_bridge_slab handles = HL_SLAB(handle, 1u << 16);
+typedef hl_bridge_blas *cublasHandle_t;
 
 #define CHECK(h)                                                                                                       \
-    if (!hl_bridge_slab_owns(&handles, h))                                                                             \
+    if (!hl_bridge_blas_valid(h))                                                                                      \
     return CUBLAS_STATUS_NOT_INITIALIZED
 
 /* --- handles and settings --- */
 
 HL_API cublasStatus_t cublasCreate_v2(cublasHandle_t *out)
 {
-    hl_bridge_context *context;
+    CUresult result;
 
     if (!out)
         return CUBLAS_STATUS_INVALID_VALUE;
-    if (hl_bridge_context_use(&context))
-        return CUBLAS_STATUS_NOT_INITIALIZED;
-    *out = hl_bridge_slab_take(&handles);
-    return *out ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_ALLOC_FAILED;
+    *out = hl_bridge_blas_create(&result);
+    return result ? CUBLAS_STATUS_NOT_INITIALIZED : *out ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_ALLOC_FAILED;
 }
 
 HL_API cublasStatus_t cublasDestroy_v2(cublasHandle_t h)
 {
     CHECK(h);
-    hl_bridge_slab_give(&handles, h);
+    hl_bridge_blas_destroy(h);
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -176,14 +165,14 @@ struct product {
 };
 
 /* CUBLAS_TF32_TENSOR_OP_MATH lets float products use TF32. */
-static int effective_compute(const handle *h, const struct product *p)
+static int effective_compute(const hl_bridge_blas *h, const struct product *p)
 {
     bool tf32 = (h->math_mode & 0xF) == CUBLAS_TF32_TENSOR_OP_MATH && p->a_type == HL_TYPE_32F;
 
     return p->compute == HL_COMPUTE_32F && tf32 ? HL_COMPUTE_32F_FAST_TF32 : p->compute;
 }
 
-static cublasStatus_t multiply(handle *h, const struct product *p, const void *caller)
+static cublasStatus_t multiply(hl_bridge_blas *h, const struct product *p, const void *caller)
 {
     hl_bridge_stream *stream;
     hl_bridge_context *context;

@@ -9,7 +9,6 @@
 
 #include "bridge/cublas/cublas_abi.h"
 #include "bridge/gemm.h"
-#include "bridge/slab.h"
 #include "bridge/stub.h"
 
 #define HL_LIBRARY "libcublasLt"
@@ -58,29 +57,23 @@ struct heuristic { /* cublasLtMatmulHeuristicResult_t */
 
 _Static_assert(sizeof(struct heuristic) == 96, "cublasLtMatmulHeuristicResult_t");
 
-typedef struct handle {
-    uint32_t live;
-} *cublasLtHandle_t;
-
-static hl_bridge_slab handles = HL_SLAB(struct handle, 1u << 16);
+typedef hl_bridge_blas *cublasLtHandle_t;
 
 HL_API cublasStatus_t cublasLtCreate(cublasLtHandle_t *out)
 {
-    hl_bridge_context *context;
+    CUresult result;
 
     if (!out)
         return CUBLAS_STATUS_INVALID_VALUE;
-    if (hl_bridge_context_use(&context))
-        return CUBLAS_STATUS_NOT_INITIALIZED;
-    *out = hl_bridge_slab_take(&handles);
-    return *out ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_ALLOC_FAILED;
+    *out = hl_bridge_blas_create(&result);
+    return result ? CUBLAS_STATUS_NOT_INITIALIZED : *out ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_ALLOC_FAILED;
 }
 
 HL_API cublasStatus_t cublasLtDestroy(cublasLtHandle_t h)
 {
-    if (!hl_bridge_slab_owns(&handles, h))
+    if (!hl_bridge_blas_valid(h))
         return CUBLAS_STATUS_NOT_INITIALIZED;
-    hl_bridge_slab_give(&handles, h);
+    hl_bridge_blas_destroy(h);
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -357,7 +350,7 @@ HL_API cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t h, struct 
 {
     hl_bridge_gemm gemm;
 
-    if (!hl_bridge_slab_owns(&handles, h))
+    if (!hl_bridge_blas_valid(h))
         return CUBLAS_STATUS_NOT_INITIALIZED;
     if (!desc || !a || !b || !c || !d || !preference || !results || !count || wanted <= 0)
         return CUBLAS_STATUS_INVALID_VALUE;
@@ -380,7 +373,7 @@ HL_API cublasStatus_t cublasLtMatmul(cublasLtHandle_t h, struct desc *desc, cons
     hl_bridge_gemm gemm;
 
     (void)alpha, (void)beta, (void)c, (void)c_layout, (void)algo, (void)workspace, (void)workspace_bytes;
-    if (!hl_bridge_slab_owns(&handles, h))
+    if (!hl_bridge_blas_valid(h))
         return CUBLAS_STATUS_NOT_INITIALIZED;
     if (!desc || !a_layout || !b_layout || !d_layout || !a || !b || !d ||
         !shape_of(desc, a_layout, b_layout, d_layout, &gemm))
