@@ -146,7 +146,10 @@ class Run:
         keeper = library(KEEPER)
         if not keeper.exists():
             raise RunError(f"{keeper} is missing: install the package with pip, which builds it")
-        self._keeper = subprocess.Popen([str(keeper), str(self.directory)], stdin=subprocess.DEVNULL)
+        # in a session of its own: a signal to the command's process group must not stop the clock first
+        self._keeper = subprocess.Popen(
+            [str(keeper), str(self.directory)], stdin=subprocess.DEVNULL, start_new_session=True
+        )
         limit = time.monotonic() + _START_LIMIT_S
         while self.statistics().keeper_state != KeeperState.RUNNING:
             if self._keeper.poll() is not None or time.monotonic() > limit:
