@@ -151,13 +151,13 @@ class EnginePredictor:
         operators = self._explained[0].operators if self._explained else None
         priced = rule.price(operators, self.device, launch.args, launch.tokens, batch)
         if priced is None:
-            return self._price_unknown(launch.name)
+            return self._price_unknown(launch.name, rule.depends(operators))
         prediction, depends = priced
         return _price_of(prediction, depends)
 
-    def _price_unknown(self, name: str) -> Price:
+    def _price_unknown(self, name: str, depends: int = 0) -> Price:
         self._unknown[name] = self._unknown.get(name, 0) + 1
-        return _price_of(Prediction(self.device.kernel_floor_ns, Coverage.UNKNOWN, _UNKNOWN_ERROR))
+        return _price_of(Prediction(self.device.kernel_floor_ns, Coverage.UNKNOWN, _UNKNOWN_ERROR), depends)
 
 
 def _price_of(prediction: Prediction, depends: int = 0) -> Price:

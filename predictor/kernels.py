@@ -111,6 +111,23 @@ class KernelRule:
         walked_bytes = self.row_walks * row_bytes
         return _streaming(device, size_bytes * self.share, walked_bytes, row_count), depends
 
+    def depends(self, operators: Operators | None) -> int:
+        """What of the annotation a price by this rule depends on, whether or not a launch has an annotation.
+
+        It goes with an unknown price too: the answer is kept by the kernel's name, and a warm-up launch without an
+        annotation must not make the kernel's later launches look alike.
+        """
+        if self.operator in (_INCLUDED, _FIXED):
+            return 0
+        if self.operator == _ATTENTION:
+            return _DEPENDS_BATCH
+        if self.operator != _MEMORY and operators is None:
+            return _DEPENDS_TOKENS | _DEPENDS_BATCH
+        needs_tokens, needs_rows = self._needs(operators)
+        return (_DEPENDS_TOKENS if needs_tokens and not self.tokens else 0) | (
+            _DEPENDS_BATCH if needs_rows and not self.rows else 0
+        )
+
     def _needs(self, operators: Operators | None) -> tuple[bool, bool]:
         if self.operator == _MEMORY:
             return bool(self.bytes_per_token), bool(self.bytes_per_row)

@@ -77,8 +77,8 @@ HL_EXPORT long hl_bridge_unsupported(const char *name, const char *library, cons
 HL_EXPORT long hl_bridge_unsupported_part(const char *name, const char *library, const char *part, long value,
                                           const void *caller, long result)
 {
-    char what[96], digits[24];
-    size_t length = strnlen(part, 60), at = sizeof digits;
+    char what[200], digits[24];
+    size_t length = strnlen(part, 160), at = sizeof digits;
     bool negative = value < 0;
     unsigned long rest = negative ? 0ul - (unsigned long)value : (unsigned long)value;
 

@@ -117,6 +117,8 @@ def test_without_an_annotation_only_the_grid_tells(predictor: EnginePredictor) -
     for name in ("silu_mul", "softmax", "attention"):
         price = predictor.price_launch(Launch("kernel", name, tokens=0, annotation=""))
         assert price.coverage_ns[Coverage.UNKNOWN] == price.duration_ns
+        # kept by name: a warm-up launch must not make the annotated ones look alike
+        assert price.depends == predictor.price_launch(Launch("kernel", name)).depends
     rows = predictor.price_launch(Launch("kernel", "rows", (1, 64, 1, 1, 1, 1, 0, 0), tokens=0, annotation=""))
     assert rows.coverage_ns[Coverage.ANALYTICAL] == rows.duration_ns > 10_000
     assert predictor.price_launch(Launch("kernel", "fixed", tokens=0, annotation="")).duration_ns == 1234

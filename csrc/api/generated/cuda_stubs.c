@@ -111,7 +111,6 @@ HL_UNSUPPORTED(cuGLSetBufferObjectMapFlags, "libcuda.so.1", 801)
 HL_UNSUPPORTED(cuGLUnmapBufferObject, "libcuda.so.1", 801)
 HL_UNSUPPORTED(cuGLUnmapBufferObjectAsync, "libcuda.so.1", 801)
 HL_UNSUPPORTED(cuGLUnregisterBufferObject, "libcuda.so.1", 801)
-HL_UNSUPPORTED(cuGetExportTable, "libcuda.so.1", 801)
 HL_UNSUPPORTED(cuGetProcAddress_v2_ptsz, "libcuda.so.1", 801)
 HL_UNSUPPORTED(cuGraphAddBatchMemOpNode, "libcuda.so.1", 801)
 HL_UNSUPPORTED(cuGraphAddChildGraphNode, "libcuda.so.1", 801)
@@ -574,6 +573,7 @@ extern void cuFuncSetAttribute(void);
 extern void cuFuncSetCacheConfig(void);
 extern void cuGetErrorName(void);
 extern void cuGetErrorString(void);
+extern void cuGetExportTable(void);
 extern void cuGetProcAddress(void);
 extern void cuGetProcAddress_v2(void);
 extern void cuGraphCreate(void);
@@ -722,6 +722,7 @@ __attribute__((used)) static void (*const hl_real[])(void) = {
     cuFuncSetCacheConfig,
     cuGetErrorName,
     cuGetErrorString,
+    cuGetExportTable,
     cuGetProcAddress,
     cuGetProcAddress_v2,
     cuGraphCreate,

@@ -102,6 +102,21 @@ CUresult cuGetProcAddress(const char *symbol, void **function, int version, cuui
     return cuGetProcAddress_v2(symbol, function, version, flags, NULL);
 }
 
+/* Tables of functions without names, by which a CUDA runtime that is linked into a library (cuDNN, cuSOLVER, cuFFT) works
+ * past the driver's interface. They are undocumented and differ by release; such libraries do not work here. */
+HL_API CUresult cuGetExportTable(const void **table, const CUuuid *id)
+{
+    uint32_t first = 0;
+
+    if (!table || !id)
+        return CUDA_ERROR_INVALID_VALUE;
+    memcpy(&first, id->bytes, sizeof first);
+    return (CUresult)hl_bridge_unsupported_part(
+        "cuGetExportTable", HL_LIBRARY,
+        "a private table, for a library with a CUDA runtime of its own such as cuDNN; its id is", first,
+        __builtin_return_address(0), CUDA_ERROR_NOT_SUPPORTED);
+}
+
 /* --- devices --- */
 
 HL_API CUresult cuDeviceGetCount(int *count)
