@@ -108,12 +108,14 @@ class BenchRun:
 def run_bench(options: BenchOptions, progress: Progress | None = None) -> BenchRun:
     """Runs one benchmark. Raises BenchError for everything that the user can do something about."""
     check_engine_flags(options.engine_flags)
+    # the user's own words first, in milliseconds; then what takes longer to look for
+    _check_gpu(options.gpu)
+    model = _resolve_model(options.model)
+    trace = _load_trace(options.trace, model) if options.trace else None
     try:
         engine = find_engine(options.engine)
     except EngineNotFoundError as error:
         raise BenchError(str(error), status=2) from None
-    model = _resolve_model(options.model)
-    trace = _load_trace(options.trace, model) if options.trace else None
     folder = make_folder(options.output)
     try:
         with _open_run(options) as run:
@@ -364,16 +366,20 @@ def _load_trace(path: Path, model: Model) -> list[TraceRequest]:
     return requests
 
 
-@contextlib.contextmanager
-def _open_run(options: BenchOptions) -> Iterator[Run]:
+def _check_gpu(gpu: str) -> None:
     from hyperlapse.shim import devices
-    from hyperlapse.shim.launcher import Run
 
     try:
-        run = Run(options.gpu, options.gpus)
+        devices.load(gpu)
     except (devices.UnknownDeviceError, devices.DeviceProfileError) as error:
         raise BenchError(str(error), status=2) from None
-    with run:
+
+
+@contextlib.contextmanager
+def _open_run(options: BenchOptions) -> Iterator[Run]:
+    from hyperlapse.shim.launcher import Run
+
+    with Run(options.gpu, options.gpus) as run:
         yield run
 
 

@@ -1,6 +1,7 @@
 /* Kernel launches; see launch.h.
  *
- * Arguments are not read: kernels do not run. An integration that gives a kernel a functional effect does so above CUDA. */
+ * Arguments are not read: kernels do not run. An integration that gives a kernel a functional effect does so above
+ * CUDA. */
 #include "bridge/launch.h"
 
 #include <pthread.h>

@@ -10,8 +10,8 @@
 #include "core/ledger.h"
 
 /* Larger ones are put on the stream but move no bytes. Model weights and caches are larger than this, what an engine
- * reads back (token ids, block tables, counters, random state) is smaller. 16 MiB cost the host 2 ms, and 14 ms where the
- * pages are new (measured on a 2-core cloud machine). */
+ * reads back (token ids, block tables, counters, random state) is smaller. 16 MiB cost the host 2 ms, and 14 ms where
+ * the pages are new (measured on a 2-core cloud machine). */
 #define HL_COPY_BYTES_MAX ((size_t)16 << 20)
 
 typedef enum hl_bridge_direction { HL_ANY = 0, HL_H2H, HL_H2D, HL_D2H, HL_D2D } hl_bridge_direction;

@@ -8,6 +8,7 @@
 
 #include "bridge/graph.h"
 #include "bridge/slab.h"
+#include "bridge/stub.h"
 #include "bridge/virtual.h"
 #include "core/export.h"
 #include "core/ledger.h"
@@ -121,8 +122,12 @@ HL_EXPORT CUresult hl_bridge_pool_allocate(CUmemoryPool handle, size_t size_byte
     }
     if (result)
         return result;
-    if (hl_graph_capturing(stream->line)) /* an allocation node: a graph here holds launches and bytes only */
-        return hl_bridge_graph_invalidate(stream);
+    if (hl_graph_capturing(stream->line)) { /* an allocation node: a graph here holds launches and bytes only */
+        hl_bridge_graph_invalidate(stream);
+        return (CUresult)hl_bridge_unsupported_part("stream-ordered allocation", "libcuda",
+                                                    "a capturing stream, number", (long)stream->id, NULL,
+                                                    CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+    }
     if (!size_bytes) {
         *pointer = NULL;
         return CUDA_SUCCESS;

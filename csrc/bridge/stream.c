@@ -5,6 +5,7 @@
 
 #include "bridge/graph.h"
 #include "bridge/slab.h"
+#include "bridge/stub.h"
 #include "core/export.h"
 
 enum { PRIORITY_LEAST = 0, PRIORITY_GREATEST = -5 }; /* every data-centre card since compute capability 7.0 */
@@ -136,8 +137,11 @@ HL_EXPORT CUresult hl_bridge_stream_callback(hl_bridge_stream *stream, CUhostFn 
 {
     if (!function)
         return CUDA_ERROR_INVALID_VALUE;
-    if (hl_graph_capturing(stream->line)) /* a host node: the core's recipes hold launches only */
-        return hl_bridge_graph_invalidate(stream);
+    if (hl_graph_capturing(stream->line)) { /* a host node: the core's recipes hold launches only */
+        hl_bridge_graph_invalidate(stream);
+        return (CUresult)hl_bridge_unsupported_part("a host function", "libcuda", "a capturing stream, number",
+                                                    (long)stream->id, NULL, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+    }
     hl_timeline_host_callback(stream->line, function, user_data);
     return CUDA_SUCCESS;
 }

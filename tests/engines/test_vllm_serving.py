@@ -126,7 +126,6 @@ def test_preempted_requests_go_on_with_the_same_ids(small: Serving) -> None:
     with ThreadPoolExecutor(6) as pool:
         together = list(pool.map(lambda each: small.complete(each, 200), prompts))
     assert together == alone
-    assert small.records()[-1]["kind"] == "step"
     assert max(record["preemptions"] for record in small.records() if record["kind"] == "step") > 0
 
 
