@@ -22,7 +22,7 @@ demo: environments
 	  --input-len 1024 --output-len 128
 
 test: environments $(LAUNCHER)/.dev check
-	$(LAUNCHER)/bin/python -m pytest
+	HYPERLAPSE_ENGINE_PYTHON=$(CURDIR)/$(ENGINE)/bin/python $(LAUNCHER)/bin/python -m pytest
 
 environments: $(LAUNCHER)/.installed $(ENGINE)/.installed
 

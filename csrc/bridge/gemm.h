@@ -33,7 +33,7 @@ typedef struct hl_bridge_gemm {
     bool a_transposed, b_transposed;
 } hl_bridge_gemm;
 
-/* A cuBLAS handle, which by cuBLASLt's interface is a cuBLASLt handle too ("with a simple cast"); torch makes one only. */
+/* A cuBLAS handle, which by cuBLASLt's interface is a cuBLASLt handle too ("a simple cast"); torch makes one only. */
 typedef struct hl_bridge_blas {
     uint32_t live;
     CUstream stream;

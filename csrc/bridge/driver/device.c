@@ -102,8 +102,8 @@ CUresult cuGetProcAddress(const char *symbol, void **function, int version, cuui
     return cuGetProcAddress_v2(symbol, function, version, flags, NULL);
 }
 
-/* Tables of functions without names, by which a CUDA runtime that is linked into a library (cuDNN, cuSOLVER, cuFFT) works
- * past the driver's interface. They are undocumented and differ by release; such libraries do not work here. */
+/* Tables of functions without names, by which a CUDA runtime that is linked into a library (cuDNN, cuSOLVER, cuFFT)
+ * works past the driver's interface. They are undocumented and differ by release; such libraries do not work here. */
 HL_API CUresult cuGetExportTable(const void **table, const CUuuid *id)
 {
     uint32_t first = 0;
