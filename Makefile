@@ -27,8 +27,8 @@ test: environments $(LAUNCHER)/.dev check
 environments: $(LAUNCHER)/.installed $(ENGINE)/.installed
 
 $(LAUNCHER)/.uv:
-	$(PYTHON) -m venv $(LAUNCHER)
-	$(LAUNCHER)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(PYTHON) -m venv --without-pip $(LAUNCHER) # Debian's python3 has pip, but venv's own copy of it only with python3-venv
+	$(PYTHON) -m pip --python $(LAUNCHER)/bin/python install --quiet --disable-pip-version-check uv
 	touch $@
 
 $(LAUNCHER)/.requirements: requirements/launcher.txt | $(LAUNCHER)/.uv

@@ -21,6 +21,7 @@ from hyperlapse.cli.engine_environment import find_engine
 from hyperlapse.cli.engine_log import PATTERN
 from hyperlapse.cli.log_follower import LogFollower
 from hyperlapse.cli.pricing_process import PricingProcess
+from hyperlapse.cli.progress import Silent
 from hyperlapse.cli.serving import HOST, free_port, loopback_environment, start_server
 from hyperlapse.integrations.vllm import serve_args
 from hyperlapse.shim.launcher import Mode, Run
@@ -57,7 +58,12 @@ def start(engine_path: str | None, folder: Path) -> dict[str, object]:
         )
         spawned_ns = run.now_ns()
         server = start_server(
-            run, serve.argv, {**serve.environment, **loopback_environment()}, port, folder / "server.log"
+            run,
+            serve.argv,
+            {**serve.environment, **loopback_environment()},
+            port=port,
+            log=folder / "server.log",
+            progress=Silent(),
         )
         token_s = first_token_s(port, model.name)
         total_s = time.monotonic() - began_s

@@ -12,7 +12,6 @@ from typing import Any
 import click
 
 DEFAULT_RATE = 2.0
-EVENTS_SHOWN = 20
 RANDOM_OPTIONS = ("rate", "concurrency", "requests", "input_len", "output_len")
 
 EPILOG = """
@@ -66,6 +65,7 @@ COUNT = click.IntRange(min=1)
 def command(context: click.Context, /, **given: Any) -> None:
     """Run the stock vLLM server and client on virtual GPUs and print TTFT, TPOT, ITL, E2E and throughput."""
     from hyperlapse.cli.benchmark import BenchError, BenchOptions, run_bench
+    from hyperlapse.cli.events import print_events
     from hyperlapse.cli.progress import TerminalProgress
     from hyperlapse.cli.result import print_result
 
@@ -101,10 +101,8 @@ def command(context: click.Context, /, **given: Any) -> None:
     except KeyboardInterrupt:
         print("hyperlapse: interrupted; everything that was started has been ended", file=sys.stderr)
         sys.exit(130)
-    for event in run.events[:EVENTS_SHOWN]:
-        print(f"hyperlapse: {event.kind}, {event.count} times: {event.text}", file=sys.stderr)
-    if len(run.events) > EVENTS_SHOWN:
-        print(f"hyperlapse: and {len(run.events) - EVENTS_SHOWN} more kinds of events", file=sys.stderr)
+    # A fixed step is a rule and no knowledge: that its steps are unknown is not news.
+    print_events([event for event in run.events if options.fixed_step is None or event.kind != "unknown-launch"])
     if as_json:
         print(json.dumps(run.result.as_json()))
         return

@@ -9,6 +9,7 @@ Rejected: one process that drives the engine directly; front end, HTTP and clien
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import json
 import os
@@ -42,6 +43,7 @@ from hyperlapse.cli.serving import (
     wait_until_registered,
 )
 from hyperlapse.cli.workload import TraceError, TraceRequest, check_lengths, read_trace, token_range
+from hyperlapse.coordinator.host_time import environment_of
 
 if TYPE_CHECKING:
     from hyperlapse.shim.launcher import Event, Run
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 
 OWN_FLAGS = ("--model", "--port", "--host", "--uds", "--served-model-name", "--tensor-parallel-size", "-tp")
 SERVER_END_LIMIT_S = 3.0
+ENGINE = "vllm"
 
 
 class BenchError(Exception):
@@ -149,7 +152,7 @@ class _Bench:
         run.set_mode(Mode.REAL)
         port = free_port()
         command, environment = self.server_command(port)
-        server = start_server(run, command, environment, port, folder / "server.log")
+        server = start_server(run, command, environment, port=port, log=folder / "server.log", progress=self.progress)
 
         self.progress.phase("starting the client")
         run.set_mode(Mode.PARKED)
@@ -158,11 +161,16 @@ class _Bench:
         client_log = folder / "client.log"
         with client_log.open("wb") as output:
             client = run.spawn(
-                plan.command, environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+                plan.command,
+                environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is the launcher's to handle
             )
         wait_until_registered(run, client, client_log)
         run.set_mode(Mode.PARKED, epoch_ns=epoch_ns(run.now_ns()))
-        clock_before = run.statistics()
+        clock_before, events_before = run.statistics(), run.events()
         run.set_mode(Mode.FROZEN if options.clock == "frozen" else Mode.FLOW)
         self.progress.phase("measuring")
         real_s = follow_client(run, server, Client(client, client_log, plan), self.progress)
@@ -171,13 +179,13 @@ class _Bench:
         run.set_mode(Mode.PARKED)
         self.progress.phase("collecting")
         after_ns = device_time_ns(run.directory)
-        statistics, events = engine_statistics(run.directory), run.events()
+        statistics, events = engine_statistics(run.directory), events_since(events_before, run.events())
         records = plan.records()
         self.check_records(records, plan, server)
         if plan.stock:
             write_requests(folder / REQUESTS_FILE, records)
         result = BenchResult(
-            engine="vllm",
+            engine=ENGINE,
             engine_version=self.engine.version,
             model=self.model.name,
             gpu=options.gpu,
@@ -234,15 +242,8 @@ class _Bench:
             tensor_parallel_size=options.gpus,
             extra=options.engine_flags,
         )
-        environment = {**serve.environment, **loopback_environment()}
-        costs = host_time(options)
-        if costs:
-            path = self.folder / "host-time.json"
-            path.write_text(json.dumps(costs) + "\n", encoding="utf-8")
-            environment["HYPERLAPSE_HOST_TIME"] = str(path)
-        else:
-            environment["HYPERLAPSE_HOST_TIME"] = ""
-        return list(serve.argv), environment
+        charged = environment_of(host_time(options), self.folder)
+        return list(serve.argv), {**serve.environment, **loopback_environment(), **charged}
 
     def load_plan(self, base_url: str) -> LoadPlan:
         options = self.options
@@ -313,12 +314,19 @@ def host_time(options: BenchOptions) -> dict[str, int]:
     A run with a fixed step charges none: its answer must follow from the arrivals alone.
     """
     if options.host_time_ns is not None:
-        return {"api_request_ns": options.host_time_ns} if options.host_time_ns else {}
+        return {host_time_rule(): options.host_time_ns} if options.host_time_ns else {}
     if options.fixed_step is not None:
         return {}
     from hyperlapse.coordinator import host_time as calibrated
 
-    return dict(calibrated.load())
+    return dict(calibrated.load(ENGINE))
+
+
+def host_time_rule() -> str:
+    """The rule of the one constant that this version charges (coordinator/host_time.toml)."""
+    from hyperlapse.coordinator import host_time as calibrated
+
+    return next(iter(calibrated.load(ENGINE)))
 
 
 def make_folder(chosen: Path | None) -> Path:
@@ -364,6 +372,16 @@ def _load_trace(path: Path, model: Model) -> list[TraceRequest]:
     except (TraceError, ValueError) as error:
         raise BenchError(str(error), status=2) from None
     return requests
+
+
+def events_since(before: Sequence[Event], after: Sequence[Event]) -> list[Event]:
+    """What was counted between two looks. Start-up is no part of a measurement: profiling launches without a batch."""
+    counts = {(event.kind, event.text): event.count for event in before}
+    return [
+        dataclasses.replace(event, count=event.count - counts.get((event.kind, event.text), 0))
+        for event in after
+        if event.count > counts.get((event.kind, event.text), 0)
+    ]
 
 
 def _check_gpu(gpu: str) -> None:

@@ -7,9 +7,15 @@ again at each look.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 _TAIL_BYTES = 64 * 1024
+# An exception's last line, or a message of ours, behind the process name and log header that vLLM puts before it.
+_ERROR = re.compile(
+    r"(?:\([^)]*\)\s)?(?:(?:ERROR|CRITICAL)\s.*?\]\s)?"
+    r"(?P<text>(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:Error|Exception):\s.*|hyperlapse: .*)"
+)
 
 
 class LogFollower:
@@ -43,3 +49,21 @@ def last_lines(path: Path, count: int) -> list[str]:
     except FileNotFoundError:
         return []
     return lines[-count:]
+
+
+def error_lines(path: Path, count: int) -> list[str]:
+    """The last `count` different errors in a log: the last lines of tracebacks, and messages of hyperlapse.
+
+    A server of several processes ends with the traceback of the one that noticed; the cause stands above it.
+    """
+    found: dict[str, None] = {}
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            for line in file:
+                if match := _ERROR.match(line):
+                    text = match["text"].strip()
+                    found.pop(text, None)
+                    found[text] = None
+    except FileNotFoundError:
+        return []
+    return list(found)[-count:]

@@ -20,8 +20,10 @@ _PROBE_S = 0.5
 
 
 def _answers(url: str) -> bool:
+    # without the environment's proxies: the server is one that the command started
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with urllib.request.urlopen(url, timeout=2) as response:
+        with opener.open(url, timeout=2) as response:
             return bool(200 <= response.status < 300)
     except (urllib.error.URLError, OSError, ValueError):
         return False
@@ -120,7 +122,9 @@ def command(
 
     The exit status is the command's; 75 when it was stopped because nobody could go on.
     """
+    from hyperlapse.cli.events import print_events
     from hyperlapse.cli.pricing_process import PricingProcess
+    from hyperlapse.coordinator.host_time import environment_of, load
     from hyperlapse.integrations import adapt_command
     from hyperlapse.shim.devices import UnknownDeviceError
     from hyperlapse.shim.models import ModelError, resolve_model
@@ -143,8 +147,11 @@ def command(
             adapted = adapt_command(list(command_line), detail)
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, interrupts)
-            process = run.spawn(adapted.argv, adapted.environment)
-            sys.exit(_wait(run, process, running, ready_url, interrupts))
+            charged = environment_of(load(adapted.engine) if adapted.engine else {}, run.directory)
+            process = run.spawn(adapted.argv, {**adapted.environment, **charged})
+            status = _wait(run, process, running, ready_url, interrupts)
+            print_events(run.events())
+            sys.exit(status)
     except UnknownDeviceError as error:
         raise click.BadParameter(str(error), param_hint="--gpu") from None
     except ModelError as error:

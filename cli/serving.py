@@ -22,14 +22,16 @@ from typing import Any, Protocol
 
 from hyperlapse.cli.engine_log import EngineLog
 from hyperlapse.cli.load import LoadPlan
-from hyperlapse.cli.log_follower import LogFollower, last_lines
+from hyperlapse.cli.log_follower import LogFollower, error_lines, last_lines
 from hyperlapse.cli.progress import Progress
 
 POLL_S = 0.05
 STARTUP_LIMIT_S = 1800.0
 REGISTRATION_LIMIT_S = 60.0
 CLIENT_END_LIMIT_S = 60.0
+OWN_MESSAGE = "hyperlapse: "
 LAST_LINES = 30
+ERRORS_SHOWN = 5
 EPOCH_STEP_NS = 100_000 * 1_000_000_000
 HOST = "127.0.0.1"
 
@@ -82,15 +84,34 @@ def free_port() -> int:
     return port
 
 
-def start_server(run: Clock, command: Sequence[str], environment: Mapping[str, str], port: int, log: Path) -> Server:
-    """Starts the server (its output goes to `log`) and returns when it is ready.
+def start_server(
+    run: Clock,
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    port: int,
+    log: Path,
+    progress: Progress,
+) -> Server:
+    """Starts the server (its output goes to `log`, what hyperlapse says in it is shown) and returns when it is ready.
 
     Raises ServingError when it ends or is not ready within half an hour.
     """
     began = time.monotonic()
     with log.open("wb") as output:
-        process = run.spawn(command, environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+        process = run.spawn(
+            command,
+            environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C is the launcher's to handle
+        )
+    lines = LogFollower(log)
     while not _healthy(port):
+        for line in lines.new_lines():
+            if OWN_MESSAGE in line:
+                progress.phase(line.partition(OWN_MESSAGE)[2])
         if process.poll() is not None:
             raise failure("the server ended before it was ready", process, log)
         run.check()
@@ -174,12 +195,14 @@ def follow_client(run: Clock, server: Server, started: Client, progress: Progres
 
 
 def failure(what: str, process: subprocess.Popen[bytes], log: Path) -> ServingError:
-    """What died, how, and its last log lines."""
+    """What died, how, its last log lines, and the errors that the log holds."""
     status = process.poll()
     how = "" if status is None else f" ({status_text(status)})"
-    lines = last_lines(log, LAST_LINES)
-    shown = "\n".join(f"  {line}" for line in lines) if lines else "  (no output)"
-    return ServingError(f"{what}{how}. Last lines of {log}:\n{shown}")
+    lines = last_lines(log, LAST_LINES) or ["(no output)"]
+    message = [f"{what}{how}. Last lines of {log}:", *(f"  {line}" for line in lines)]
+    if errors := error_lines(log, ERRORS_SHOWN):
+        message += ["Errors in it:", *(f"  {error}" for error in errors)]
+    return ServingError("\n".join(message))
 
 
 def status_text(status: int) -> str:

@@ -7,12 +7,13 @@ module, each with unit and origin; nothing else in the project holds such a numb
 
 from __future__ import annotations
 
-import hashlib
+import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+ENVIRONMENT_VARIABLE = "HYPERLAPSE_HOST_TIME"
 CONSTANTS_FILE = Path(__file__).with_name("host_time.toml")
 
 
@@ -31,7 +32,7 @@ class Constant:
     origin: str
 
 
-def constants(engine: str = "vllm", path: Path = CONSTANTS_FILE) -> list[Constant]:
+def constants(engine: str, path: Path = CONSTANTS_FILE) -> list[Constant]:
     """The engine's constants in file order. Raises HostTimeError for a broken file or an engine without an entry."""
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -51,11 +52,18 @@ def constants(engine: str = "vllm", path: Path = CONSTANTS_FILE) -> list[Constan
     return found
 
 
-def load(engine: str = "vllm", path: Path = CONSTANTS_FILE) -> Mapping[str, int]:
+def load(engine: str, path: Path = CONSTANTS_FILE) -> Mapping[str, int]:
     """Constant name -> ns, as an integration takes them. Raises HostTimeError."""
     return {constant.name: constant.value_ns for constant in constants(engine, path)}
 
 
-def content_hash(path: Path = CONSTANTS_FILE) -> str:
-    """SHA-256 of the constants file, for a run's provenance."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def environment_of(costs: Mapping[str, int], directory: Path) -> dict[str, str]:
+    """What hands these costs to an integration: a JSON file in ``directory`` and the variable that names it.
+
+    Always sets the variable, so that a stale one of the caller's is never inherited.
+    """
+    if not costs:
+        return {ENVIRONMENT_VARIABLE: ""}
+    path = directory / "host-time.json"
+    path.write_text(json.dumps(dict(costs)) + "\n", encoding="utf-8")
+    return {ENVIRONMENT_VARIABLE: str(path)}

@@ -10,7 +10,10 @@ from typing import Protocol
 
 
 class Command(Protocol):
-    """A command line and what is added to its environment."""
+    """A command line and what is added to its environment; engine: its name, empty for a command of none."""
+
+    @property
+    def engine(self) -> str: ...
 
     @property
     def argv(self) -> list[str]: ...

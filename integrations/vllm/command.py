@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
+ENGINE = "vllm"
 TESTED_VERSIONS = ("0.23.0",)
 
 WORKERS = {
@@ -39,11 +40,14 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True, slots=True)
 class ServeCommand:
-    """argv: the command; environment: what is set over the caller's; detail: kernel or step."""
+    """argv: the command; environment: what is set over the caller's; detail: kernel or step, and engine: its name; both
+    empty for a command that is no engine's.
+    """
 
     argv: list[str]
     environment: dict[str, str] = field(default_factory=dict)
     detail: str = ""
+    engine: str = ""
 
 
 def installed_version() -> str | None:
@@ -110,7 +114,7 @@ def adapt_command(argv: Sequence[str], detail: str) -> ServeCommand:
         # log-probabilities need real logits: vLLM itself then refuses such a request and serves on
         added += ["--max-logprobs", "0"]
     added += ["--middleware", MIDDLEWARE]
-    return ServeCommand([*given, *added], dict(ENVIRONMENT), detail)
+    return ServeCommand([*given, *added], dict(ENVIRONMENT), detail, ENGINE)
 
 
 def _serve_flags(argv: Sequence[str]) -> Sequence[str] | None:

@@ -245,10 +245,11 @@ def _make(config_file: Path) -> dict[str, Any]:
         started = time.monotonic()
         available = executor.determine_available_memory()
         seconds = time.monotonic() - started
+        # counted only when something was compiled and stored (`num_inductor_compiles` also counts what was found)
         cold = (
-            compilation_counter.num_compiled_artifacts_saved > 0
-            or compilation_counter.num_aot_compiles > 0
-            or compilation_counter.num_inductor_compiles > 0
+            compilation_counter.num_cache_entries_updated > 0
+            or compilation_counter.num_compiled_artifacts_saved > 0
+            or compilation_counter.num_aot_artifacts_saved > 0
         )
         block_size = vllm_config.cache_config.block_size
         worker = executor.driver_worker.worker

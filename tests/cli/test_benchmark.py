@@ -21,10 +21,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hyperlapse.cli import bench, benchmark
-from hyperlapse.cli.benchmark import BenchError, BenchOptions, run_bench
+from hyperlapse.cli.benchmark import BenchError, BenchOptions, events_since, run_bench
 from hyperlapse.cli.engine_environment import EngineEnvironment
 from hyperlapse.cli.metrics import read_requests
 from hyperlapse.shim import launcher
+from hyperlapse.shim.launcher import Event
 
 pytest.importorskip("aiohttp", reason="the client needs aiohttp, which the engine's environment has")
 
@@ -39,6 +40,7 @@ class RealTimeRun:
         self.gpu = "h100-sxm-80gb"
         self.started: list[subprocess.Popen[bytes]] = []
         self.stuck_after_s: float | None = None
+        self.looks = 0
 
     def __enter__(self) -> RealTimeRun:
         return self
@@ -71,7 +73,8 @@ class RealTimeRun:
         return SimpleNamespace(**dict.fromkeys(names, 0))
 
     def events(self) -> list[launcher.Event]:
-        return [launcher.Event("unknown-kernel", "some_kernel", 3)]
+        self.looks += 1  # 3 at start-up, 3 more while it measures
+        return [launcher.Event("unknown-kernel", "some_kernel", 3 * self.looks)]
 
     def check(self) -> None:
         if self.stuck_after_s is not None and len(self.started) > 1:
@@ -246,7 +249,18 @@ def test_without_an_output_folder_results_go_to_the_state_folder(
     assert one.parent == two.parent == tmp_path / "hyperlapse" / "bench"
 
 
-def test_host_time_of_a_fixed_step_run_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_host_time_of_a_fixed_step_run_is_none() -> None:
+    rule = benchmark.host_time_rule()
+    assert benchmark.host_time(BenchOptions())[rule] > 0
     assert benchmark.host_time(BenchOptions(fixed_step="10ms,40us")) == {}
-    assert benchmark.host_time(BenchOptions(fixed_step="10ms,40us", host_time_ns=7)) == {"api_request_ns": 7}
+    assert benchmark.host_time(BenchOptions(fixed_step="10ms,40us", host_time_ns=7)) == {rule: 7}
     assert benchmark.host_time(BenchOptions(host_time_ns=0)) == {}
+
+
+def test_events_of_the_start_up_are_not_the_measurements() -> None:
+    before = [Event("unknown-kernel", "warm", 5), Event("unknown-kernel", "both", 2)]
+    after = [*before[:1], Event("unknown-kernel", "both", 3), Event("unvirtualised-wait", "alarm", 1)]
+    assert events_since(before, after) == [
+        Event("unknown-kernel", "both", 1),
+        Event("unvirtualised-wait", "alarm", 1),
+    ]

@@ -77,5 +77,5 @@ def test_a_server_that_ends_leaves_nothing_behind(tmp_path: Path) -> None:
     with Run() as run:
         run.set_mode(Mode.REAL)
         with pytest.raises(ServingError, match=r"ended before it was ready \(exit status 7\)"):
-            start_server(run, program, {}, 1, tmp_path / "server.log")
+            start_server(run, program, {}, port=1, log=tmp_path / "server.log", progress=Silent())
     assert not run.directory.exists()

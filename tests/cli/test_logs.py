@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from hyperlapse.cli.engine_log import EngineLog, engine_statistics
-from hyperlapse.cli.log_follower import LogFollower, last_lines
+from hyperlapse.cli.log_follower import LogFollower, error_lines, last_lines
 
 
 def append(path: Path, text: str) -> None:
@@ -32,6 +32,27 @@ def test_last_lines_of_long_short_and_absent_files(tmp_path: Path) -> None:
     assert last_lines(path, 2) == ["line 19998", "line 19999"]
     path.write_bytes(b"\xff\n")
     assert last_lines(path, 30) == ["\ufffd"]
+
+
+def test_errors_are_found_behind_the_headers_of_a_server(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_text(
+        "(EngineCore pid=7) ERROR 11-22 17:14:10 [core.py:1195]     raise ValueError(\n"
+        "(EngineCore pid=7) ERROR 11-22 17:14:10 [core.py:1195] ValueError: No available memory.\n"
+        "(EngineCore pid=7) torch.OutOfMemoryError: CUDA out of memory.\n"
+        "(EngineCore pid=7) ValueError: No available memory.\n"
+        "hyperlapse: cudaFoo is not supported\n"
+        "(APIServer pid=6) WARNING such as `OSError: [Errno 24] Too many open files`\n"
+        "(APIServer pid=6) RuntimeError: See root cause above.\n"
+    )
+    assert error_lines(path, 10) == [
+        "torch.OutOfMemoryError: CUDA out of memory.",
+        "ValueError: No available memory.",
+        "hyperlapse: cudaFoo is not supported",
+        "RuntimeError: See root cause above.",
+    ]
+    assert error_lines(path, 1) == ["RuntimeError: See root cause above."]
+    assert error_lines(tmp_path / "none", 1) == []
 
 
 def line(**fields: object) -> str:

@@ -1,0 +1,27 @@
+"""Real input: the beginning of a recorded run, emulated beside the recording. benchmarks/replay_residency.py has all of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hyperlapse.cli.benchmark import BenchOptions
+from hyperlapse.cli.engine_environment import EngineEnvironment
+from hyperlapse.validation.replay import replay
+from tests.validation.conftest import recordings
+
+__all__ = ["recordings"]
+
+pytestmark = [pytest.mark.engine, pytest.mark.recorded]
+
+SECONDS = 30.0
+
+
+def test_a_recorded_run_is_met(engine: EngineEnvironment, recordings: Path, tmp_path: Path) -> None:
+    """4 requests/s on a real H100: the bounds are those of the whole replay (means of TPOT and E2E 5 %, of TTFT 12 %)."""
+    done = replay(recordings, "agg_4rps", SECONDS, BenchOptions(output=tmp_path))
+    errors = {comparison.name: comparison.error for comparison in done.comparisons}
+    assert abs(errors["mean TPOT"]) < 0.05, errors
+    assert abs(errors["mean E2E"]) < 0.05, errors
+    assert abs(errors["mean TTFT"]) < 0.12, errors
