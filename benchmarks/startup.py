@@ -16,7 +16,6 @@ import time
 from pathlib import Path
 
 from common import finish, verdict
-from hyperlapse.cli.benchmark import BenchOptions, host_time
 from hyperlapse.cli.engine_environment import find_engine
 from hyperlapse.cli.engine_log import PATTERN
 from hyperlapse.cli.log_follower import LogFollower
@@ -47,7 +46,6 @@ def first_token_s(port: int, model: str) -> float:
 def start(engine_path: str | None, folder: Path) -> dict[str, object]:
     """One start: its phases in real seconds, and the records that the processes wrote."""
     engine, model = find_engine(engine_path), resolve_model(MODEL)
-    assert not host_time(BenchOptions(host_time_ns=0))
     with Run(GPU, 1) as run:
         began_s = time.monotonic()
         PricingProcess.start(run, None, folder / "pricing.log", models=[model.config_path], wait=False)

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hyperlapse.cli.device_time import device_time_ns
 from hyperlapse.cli.engine_environment import EngineEnvironment, EngineNotFoundError, find_engine
@@ -50,6 +50,10 @@ if TYPE_CHECKING:
     from hyperlapse.shim.models import Model
 
 OWN_FLAGS = ("--model", "--port", "--host", "--uds", "--served-model-name", "--tensor-parallel-size", "-tp")
+# The load generators speak plain HTTP without a key.
+REFUSED_FLAGS = ("--api-key", "--ssl-keyfile", "--ssl-certfile", "--ssl-ca-certs", "--enable-ssl-refresh")
+# Events after which the figures mean nothing: durations were left out.
+FATAL_EVENTS = ("predictor-failed",)
 SERVER_END_LIMIT_S = 3.0
 ENGINE = "vllm"
 
@@ -112,9 +116,9 @@ def run_bench(options: BenchOptions, progress: Progress | None = None) -> BenchR
     """Runs one benchmark. Raises BenchError for everything that the user can do something about."""
     check_engine_flags(options.engine_flags)
     # the user's own words first, in milliseconds; then what takes longer to look for
-    _check_gpu(options.gpu)
+    _check_gpus(options)
     model = _resolve_model(options.model)
-    trace = _load_trace(options.trace, model) if options.trace else None
+    trace = _check_workload(options, model)
     try:
         engine = find_engine(options.engine)
     except EngineNotFoundError as error:
@@ -182,6 +186,11 @@ class _Bench:
         statistics, events = engine_statistics(run.directory), events_since(events_before, run.events())
         records = plan.records()
         self.check_records(records, plan, server)
+        for event in events:
+            if event.kind in FATAL_EVENTS:
+                raise BenchError(
+                    f"{event.kind}, {event.count} times: {event.text}\nThe figures would lack these durations. Logs: {folder}"
+                )
         if plan.stock:
             write_requests(folder / REQUESTS_FILE, records)
         result = BenchResult(
@@ -306,6 +315,8 @@ def check_engine_flags(flags: Sequence[str]) -> None:
         name = flag.partition("=")[0].replace("_", "-")
         if name in OWN_FLAGS:
             raise BenchError(f"{name} is set by hyperlapse bench (--model, --gpus); leave it out after --", status=2)
+        if name in REFUSED_FLAGS:
+            raise BenchError(f"{name}: the load generator of a benchmark speaks plain HTTP without a key", status=2)
 
 
 def host_time(options: BenchOptions) -> dict[str, int]:
@@ -361,17 +372,37 @@ def _resolve_model(name: str) -> Model:
         raise BenchError(str(error), status=2) from None
 
 
-def _load_trace(path: Path, model: Model) -> list[TraceRequest]:
-    config = model.config()
+def _check_workload(options: BenchOptions, model: Model) -> list[TraceRequest] | None:
+    """The trace, if there is one. Raises BenchError for requests that the server would refuse in the middle of a run."""
+    longest = _longest_sequence(options.engine_flags, model)
+    if options.trace is None:
+        if options.input_len + options.output_len > longest:
+            raise BenchError(
+                f"--input-len {options.input_len} + --output-len {options.output_len}: the longest sequence that is served "
+                f"is {longest} tokens",
+                status=2,
+            )
+        return None
     try:
-        requests = read_trace(path)
-        longest = config.get("max_position_embeddings")
-        check_lengths(path, requests, longest if isinstance(longest, int) else 2**31, token_range(model.directory).end)
+        requests = read_trace(options.trace)
+        check_lengths(options.trace, requests, longest, token_range(model.directory).end)
     except OSError as error:
-        raise BenchError(f"{path}: {error.strerror}", status=2) from None
+        raise BenchError(f"{options.trace}: {error.strerror}", status=2) from None
     except (TraceError, ValueError) as error:
         raise BenchError(str(error), status=2) from None
     return requests
+
+
+def _longest_sequence(flags: Sequence[str], model: Model) -> int:
+    """Tokens of the longest sequence: --max-model-len where it is a plain number, else the model's own limit."""
+    for index, flag in enumerate(flags):
+        name, _, value = flag.partition("=")
+        if name.replace("_", "-") == "--max-model-len":
+            value = value or "".join(flags[index + 1 : index + 2])
+            if value.isdecimal():
+                return int(value)
+    own = model.config().get("max_position_embeddings")
+    return own if isinstance(own, int) else 2**31
 
 
 def events_since(before: Sequence[Event], after: Sequence[Event]) -> list[Event]:
@@ -384,12 +415,21 @@ def events_since(before: Sequence[Event], after: Sequence[Event]) -> list[Event]
     ]
 
 
-def _check_gpu(gpu: str) -> None:
+def _check_gpus(options: BenchOptions) -> None:
+    from hyperlapse.cli.priced_device import priced_device
+    from hyperlapse.predictor.devices import UnknownDeviceError
     from hyperlapse.shim import devices
 
+    if options.gpus > 1:
+        raise BenchError(
+            f"--gpus {options.gpus}: this version serves on one virtual GPU (tensor parallelism has no durations yet)",
+            status=2,
+        )
     try:
-        devices.load(gpu)
-    except (devices.UnknownDeviceError, devices.DeviceProfileError) as error:
+        devices.load(options.gpu)
+        if options.fixed_step is None:
+            priced_device(options.gpu)
+    except (devices.UnknownDeviceError, devices.DeviceProfileError, UnknownDeviceError) as error:
         raise BenchError(str(error), status=2) from None
 
 
@@ -399,16 +439,3 @@ def _open_run(options: BenchOptions) -> Iterator[Run]:
 
     with Run(options.gpu, options.gpus) as run:
         yield run
-
-
-def describe(options: BenchOptions) -> dict[str, Any]:
-    """The options that define a workload, for messages and reports."""
-    if options.trace is not None:
-        return {"trace": str(options.trace), "max_in_flight": options.max_in_flight}
-    return {
-        "rate": options.rate,
-        "concurrency": options.concurrency,
-        "requests": options.requests,
-        "input_len": options.input_len,
-        "output_len": options.output_len,
-    }

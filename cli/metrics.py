@@ -56,14 +56,14 @@ class RequestRecord:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """Mean and percentiles (linear interpolation) of one latency, in milliseconds. All are 0 without a sample."""
+    """Mean and percentiles (linear interpolation) of one latency, in milliseconds. All are None without a sample."""
 
-    mean: float
-    p50: float
-    p90: float
-    p99: float
+    mean: float | None
+    p50: float | None
+    p90: float | None
+    p99: float | None
 
-    def as_dict(self) -> dict[str, float]:
+    def as_dict(self) -> dict[str, float | None]:
         return {"mean": self.mean, "p50": self.p50, "p90": self.p90, "p99": self.p99}
 
 
@@ -77,15 +77,15 @@ class Metrics:
     tpot_ms: Statistics
     itl_ms: Statistics
     e2e_ms: Statistics
-    requests_per_s: float
-    output_tokens_per_s: float
+    requests_per_s: float | None
+    output_tokens_per_s: float | None
     span_ns: int
 
 
 def measure(records: Sequence[RequestRecord]) -> Metrics:
     """The metrics of a run.
 
-    TPOT of a request is (E2E - TTFT) / (output tokens - 1), a request of one token has none; ITL pools the gaps of
+    TPOT of a request is (E2E - TTFT) / (output tokens - 1), a request of one token has none and no ITL; ITL pools the gaps of
     all requests; throughput counts over the span from the first send to the last token.
     """
     good = [record for record in records if record.ok]
@@ -103,8 +103,8 @@ def measure(records: Sequence[RequestRecord]) -> Metrics:
         ),
         itl_ms=statistics_ms([gap for record in good for gap in record.itl_ns]),
         e2e_ms=statistics_ms([record.e2e_ns for record in good]),
-        requests_per_s=len(good) / span_s if span_ns else 0.0,
-        output_tokens_per_s=tokens / span_s if span_ns else 0.0,
+        requests_per_s=len(good) / span_s if span_ns else None,
+        output_tokens_per_s=tokens / span_s if span_ns else None,
         span_ns=span_ns,
     )
 
@@ -114,7 +114,7 @@ def statistics_ms(samples_ns: Sequence[float]) -> Statistics:
     import numpy
 
     if not samples_ns:
-        return Statistics(0.0, 0.0, 0.0, 0.0)
+        return Statistics(None, None, None, None)
     values = numpy.asarray(samples_ns, dtype=numpy.float64) / NANOSECONDS_PER_MS
     p50, p90, p99 = (float(value) for value in numpy.percentile(values, PERCENTILES))
     return Statistics(float(values.mean()), p50, p90, p99)

@@ -126,7 +126,7 @@ def print_result(console: Console, result: BenchResult) -> None:
         ("ITL", metrics.itl_ms),
         ("E2E", metrics.e2e_ms),
     ):
-        latencies.add_row(label, *(f"{value:,.2f}" for value in values.as_dict().values()))
+        latencies.add_row(label, *(_number(value) for value in values.as_dict().values()))
     console.print(latencies)
 
     facts = Table(show_header=False)
@@ -135,7 +135,8 @@ def print_result(console: Console, result: BenchResult) -> None:
     failed = f", {metrics.failed} failed" if metrics.failed else ""
     facts.add_row("requests", f"{metrics.requests:,}{failed}")
     facts.add_row(
-        "throughput", f"{metrics.requests_per_s:,.2f} requests/s, {metrics.output_tokens_per_s:,.1f} output tokens/s"
+        "throughput",
+        f"{_number(metrics.requests_per_s)} requests/s, {_number(metrics.output_tokens_per_s)} output tokens/s",
     )
     blocks = "not reported" if result.kv_blocks is None else f"{result.kv_blocks:,} of {result.kv_block_size} tokens"
     facts.add_row("KV-cache blocks", blocks)
@@ -148,6 +149,10 @@ def print_result(console: Console, result: BenchResult) -> None:
     facts.add_row("detail, clock", f"{result.detail}, {result.clock}")
     facts.add_row("requests file", result.requests_file)
     console.print(facts)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.2f}"
 
 
 def coverage_text(coverage: Mapping[str, float | None]) -> str:

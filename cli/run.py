@@ -137,7 +137,7 @@ def command(
     running = Mode.FLOW if clock == "flow" else Mode.FROZEN
     interrupts = _Interrupts()
     try:
-        with Run(None if gpu == "none" else gpu, gpus, no_progress_s=no_progress) as run:
+        with Run(None if gpu == "none" else gpu, gpus, no_progress_s=no_progress, outside=True) as run:
             if run.gpu is not None:
                 PricingProcess.start(run, models=[resolve_model(model).config_path for model in models], wait=False)
             if freeze == "start":
@@ -148,7 +148,14 @@ def command(
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, interrupts)
             charged = environment_of(load(adapted.engine) if adapted.engine else {}, run.directory)
-            process = run.spawn(adapted.argv, {**adapted.environment, **charged})
+            try:
+                process = run.spawn(adapted.argv, {**adapted.environment, **charged})
+            except FileNotFoundError:
+                click.echo(f"hyperlapse: {command_line[0]}: command not found", err=True)
+                sys.exit(127)
+            except PermissionError as error:
+                click.echo(f"hyperlapse: {command_line[0]}: {error.strerror}", err=True)
+                sys.exit(126)
             status = _wait(run, process, running, ready_url, interrupts)
             print_events(run.events())
             sys.exit(status)
@@ -156,12 +163,6 @@ def command(
         raise click.BadParameter(str(error), param_hint="--gpu") from None
     except ModelError as error:
         raise click.BadParameter(str(error), param_hint="--model") from None
-    except FileNotFoundError as error:
-        click.echo(f"hyperlapse: {command_line[0]}: command not found ({error.filename})", err=True)
-        sys.exit(127)
-    except PermissionError as error:
-        click.echo(f"hyperlapse: {command_line[0]}: {error.strerror}", err=True)
-        sys.exit(126)
     except RunError as error:
         click.echo(f"hyperlapse: {error}", err=True)
         sys.exit(NO_PROGRESS_STATUS)

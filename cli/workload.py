@@ -14,7 +14,7 @@ import hashlib
 import json
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ class TraceRequest:
 
     Either `prompt_token_ids` is given, or the prompt is made up: its first `prefix_tokens` tokens are those of every
     other request with the same `prefix_id` (so that the engine's prefix cache finds them), the rest is its own.
+    `line`: where it stands in its file.
     """
 
     arrival_ns: int
@@ -48,6 +49,7 @@ class TraceRequest:
     prompt_token_ids: tuple[int, ...] | None = None
     prefix_id: str | None = None
     prefix_tokens: int = 0
+    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ def read_trace(path: Path) -> list[TraceRequest]:
         for number, raw in enumerate(file, start=1):
             if not raw.strip():
                 continue
-            requests.append(_parse_line(path, number, raw))
+            requests.append(replace(_parse_line(path, number, raw), line=number))
     if not requests:
         raise TraceError(path, 1, "no request in the file; a trace has one JSON object a line")
     requests.sort(key=lambda request: request.arrival_ns)
@@ -90,6 +92,8 @@ def _parse_line(path: Path, number: int, raw: bytes) -> TraceRequest:
         raise fail(f"not UTF-8 text ({error.reason} at byte {error.start})") from None
     except json.JSONDecodeError as error:
         raise fail(f"not a JSON object: {error.msg} at column {error.colno}") from None
+    except ArithmeticError:  # a Decimal whose exponent no computer holds
+        raise fail("not a JSON object: a number is too large") from None
     except ValueError as error:
         raise fail(str(error)) from None
     except RecursionError:
@@ -190,19 +194,19 @@ def prompt_of(request: TraceRequest, index: int, seed: int, tokens: TokenRange) 
 
 
 def check_lengths(path: Path, requests: Iterable[TraceRequest], max_model_len: int, vocabulary: int) -> None:
-    """Raises ValueError when a request cannot be served by a model with these limits (vLLM would refuse it mid-run)."""
+    """Raises TraceError when a model with these limits cannot serve a request (vLLM would refuse it mid-run)."""
     for request in requests:
         total = request.prompt_tokens + request.output_tokens
         if total > max_model_len:
-            raise ValueError(
-                f"{path}: a request at {request.arrival_ns / NANOSECONDS_PER_S:.3f} s has {request.prompt_tokens} + "
-                f"{request.output_tokens} tokens, the model's longest sequence is {max_model_len}"
+            raise TraceError(
+                path,
+                request.line,
+                f"{request.prompt_tokens} prompt + {request.output_tokens} output tokens: the longest sequence that is "
+                f"served is {max_model_len}",
             )
-        if request.prompt_token_ids is not None and max(request.prompt_token_ids) >= vocabulary:
-            raise ValueError(
-                f"{path}: a request at {request.arrival_ns / NANOSECONDS_PER_S:.3f} s has the token id "
-                f"{max(request.prompt_token_ids)}, the model's vocabulary has {vocabulary}"
-            )
+        highest = max(request.prompt_token_ids or (0,))
+        if highest >= vocabulary:
+            raise TraceError(path, request.line, f"token id {highest}: the model's vocabulary has {vocabulary}")
 
 
 def write_workload(

@@ -32,7 +32,7 @@ hl_page *hl_page_map(const char *run_dir);
 void hl_control_unmap(hl_page *page);
 int hl_control_set_mode(hl_page *page, uint32_t mode, int64_t epoch_ns, int timeout_ms);
 int hl_control_exempt(hl_page *page, int32_t pid);
-void hl_control_options(hl_page *page, uint32_t no_progress_s, uint32_t two_pass);
+void hl_control_options(hl_page *page, uint32_t no_progress_s, uint32_t outside);
 void hl_control_statistics(const hl_page *page, hl_statistics *statistics);
 int hl_control_processes(const hl_page *page, int32_t *pids, int capacity);
 int hl_control_event(const hl_page *page, int index, char *kind, char *text, uint64_t *count);

@@ -99,12 +99,18 @@ class Run:
     """Context manager of one run.
 
     gpu: device profile name or YAML path, None for a run without GPUs (the clock alone); gpus: how many;
-    no_progress_s: real seconds after which a run in which nobody can go on is ended, 0 for never.
+    no_progress_s: real seconds after which a run in which nobody can go on is ended, 0 for never; outside: people or
+    programs outside of the run may answer what its processes wait for (an idle server is then no deadlock).
     Raises RunError when shared memory or the time-keeper cannot be had, devices.UnknownDevice for an unknown GPU.
     """
 
     def __init__(
-        self, gpu: str | None = None, gpus: int = 1, *, no_progress_s: int = 10, two_pass: bool = True
+        self,
+        gpu: str | None = None,
+        gpus: int = 1,
+        *,
+        no_progress_s: int = 10,
+        outside: bool = False,
     ) -> None:
         self._core = core()
         self.gpu, self.gpus = gpu, gpus
@@ -119,12 +125,12 @@ class Run:
             facts = devices.facts_of(devices.load(gpu), gpus)
         self.directory = Path(tempfile.mkdtemp(prefix="hyperlapse-", dir=_shared_memory_directory()))
         try:
-            self._create(facts, no_progress_s, two_pass)
+            self._create(facts, no_progress_s, outside)
         except BaseException:
             self.close()
             raise
 
-    def _create(self, facts: Any, no_progress_s: int, two_pass: bool) -> None:
+    def _create(self, facts: Any, no_progress_s: int, outside: bool) -> None:
         directory = str(self.directory).encode()
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
@@ -142,7 +148,7 @@ class Run:
                     "in a container give /dev/shm at least 256 MiB (--shm-size)"
                 )
         self._page = self._core.lib.hl_page_map(directory)
-        self._core.lib.hl_control_options(self._page, no_progress_s, int(two_pass))
+        self._core.lib.hl_control_options(self._page, no_progress_s, int(outside))
         keeper = library(KEEPER)
         if not keeper.exists():
             raise RunError(f"{keeper} is missing: install the package with pip, which builds it")
@@ -189,7 +195,9 @@ class Run:
         process = subprocess.Popen(
             list(command), env=service_environment(self.directory, os.environ), start_new_session=True, **options
         )
-        self._core.lib.hl_control_exempt(self._page, process.pid)
+        if self._core.lib.hl_control_exempt(self._page, process.pid) != 0:
+            process.kill()
+            raise RunError("too many services of one run; start a new run")
         self._services.append(process)
         return process
 

@@ -22,7 +22,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,8 +106,11 @@ def load(path: Path) -> Library:
     return Library(path.stem, head["title"], head["folder"], head["unsupported_result"], targets, symbols, entry_points)
 
 
-def stubs(library: Library, target: Target) -> str:
-    """The C file of one target: a stub for each unsupported symbol, a return for each noop, a reference to each real one."""
+def stubs(library: Library, target: Target, written: Set[str]) -> str:
+    """The C file of one target: a stub for each unsupported symbol, a return for each noop, a reference to each real one.
+
+    A noop that is ``written`` checks its arguments in csrc/bridge, and is referred to as a real one is.
+    """
     lines = [f"/* {target.soname}: {BANNER} */", '#include "bridge/stub.h"', ""]
     symbols = library.of(target)
     result = library.unsupported_result
@@ -116,9 +119,14 @@ def stubs(library: Library, target: Target) -> str:
         for symbol in symbols
         if symbol.status == "unsupported"
     ]
-    lines += [f"HL_NOOP({symbol.name})" for symbol in symbols if symbol.status == "noop"]
-    real = [symbol.name for symbol in symbols if symbol.status == "real"]
-    lines += ["", "/* A real symbol without code fails the link here. */"]
+    returns = [symbol.name for symbol in symbols if symbol.status == "noop" and symbol.name not in written]
+    lines += [f"HL_NOOP({name})" for name in returns]
+    real = [
+        symbol.name
+        for symbol in symbols
+        if symbol.status == "real" or (symbol.status == "noop" and symbol.name in written)
+    ]
+    lines += ["", "/* A symbol without its code fails the link here. */"]
     lines += [f"extern void {name}(void);" for name in real]
     lines += [
         "__attribute__((used)) static void (*const hl_real[])(void) = {",
@@ -197,14 +205,23 @@ def coverage(libraries: Sequence[Library]) -> str:
     return "\n".join(out) + "\n"
 
 
+def _written(root: Path, library: Library) -> set[str]:
+    return {
+        name
+        for source in sorted((root / "csrc" / "bridge" / library.folder).glob("*.c"))
+        for name in IMPLEMENTATION.findall(source.read_text(encoding="utf-8"))
+    }
+
+
 def generate(root: Path) -> dict[Path, str]:
     """Every generated file of the tree at ``root`` and its text."""
     api = root / "csrc" / "api"
     libraries = [load(path) for path in sorted(api.glob("*.toml")) if path.stem != "errors"]
     files: dict[Path, str] = {}
     for library in libraries:
+        written = _written(root, library)
         for target in library.targets:
-            files[api / "generated" / f"{target.name}_stubs.c"] = stubs(library, target)
+            files[api / "generated" / f"{target.name}_stubs.c"] = stubs(library, target, written)
             files[api / "generated" / f"{target.name}.map"] = version_script(library, target)
         if library.entry_points:
             files[api / "generated" / "entry_points.c"] = entry_points(library)
@@ -219,17 +236,13 @@ def disagreements(root: Path) -> Iterator[str]:
         if path.stem == "errors":
             continue
         library = load(path)
-        folder = root / "csrc" / "bridge" / library.folder
-        written = {
-            name
-            for source in sorted(folder.glob("*.c"))
-            for name in IMPLEMENTATION.findall(source.read_text(encoding="utf-8"))
-        }
+        written = _written(root, library)
+        noops = {symbol.name for symbol in library.symbols if symbol.status == "noop"}
         real = {symbol.name for symbol in library.symbols if symbol.status == "real"}
         for name in sorted(real - written):
             yield f"{path.name}: {name} is real, but csrc/bridge/{library.folder} does not define it (HL_API)"
-        for name in sorted(written - real):
-            yield f"csrc/bridge/{library.folder}: {name} is defined, but {path.name} does not call it real"
+        for name in sorted(written - real - noops):
+            yield f"csrc/bridge/{library.folder}: {name} is defined, but {path.name} does not call it real or a noop"
 
 
 _HEADER_NAMES = {

@@ -199,9 +199,15 @@ def compare(recorded: Metrics, emulated: Metrics) -> list[Comparison]:
         ("E2E", recorded.e2e_ms, emulated.e2e_ms, 0.05),
         ("TTFT", recorded.ttft_ms, emulated.ttft_ms, 0.12),
     )
-    rows = [Comparison(f"mean {name}", ours.mean, theirs.mean, allowed) for name, ours, theirs, allowed in measures]
-    rows += [Comparison(f"p99 {name}", ours.p99, theirs.p99, 0.20) for name, ours, theirs, _ in measures]
+    rows = [_row(f"mean {name}", ours.mean, theirs.mean, allowed) for name, ours, theirs, allowed in measures]
+    rows += [_row(f"p99 {name}", ours.p99, theirs.p99, 0.20) for name, ours, theirs, _ in measures]
     return rows
+
+
+def _row(name: str, recorded_ms: float | None, emulated_ms: float | None, allowed: float) -> Comparison:
+    if recorded_ms is None or emulated_ms is None:
+        raise RecordingError(f"{name} was not measured: no request has it")
+    return Comparison(name, recorded_ms, emulated_ms, allowed)
 
 
 def recorded_metrics(requests: Sequence[RecordedRequest]) -> Metrics:

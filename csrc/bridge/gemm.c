@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "bridge/graph.h"
 #include "bridge/slab.h"
 #include "core/export.h"
 
@@ -95,7 +96,7 @@ static const char *name_of(const hl_bridge_gemm *gemm)
     return name;
 }
 
-HL_EXPORT bool hl_bridge_gemm_launch(const hl_bridge_gemm *gemm, hl_bridge_stream *stream)
+HL_EXPORT CUresult hl_bridge_gemm_launch(const hl_bridge_gemm *gemm, hl_bridge_stream *stream)
 {
     hl_launch launch = {.kind = HL_LAUNCH_GEMM,
                         .device = stream->device,
@@ -103,8 +104,11 @@ HL_EXPORT bool hl_bridge_gemm_launch(const hl_bridge_gemm *gemm, hl_bridge_strea
                         .arg = {gemm->m, gemm->n, gemm->k, gemm->batch, gemm->a_transposed, gemm->b_transposed}};
 
     if (!launch.name)
-        return false;
-    if (gemm->m && gemm->n && gemm->batch)
+        return CUDA_ERROR_NOT_SUPPORTED;
+    if (!gemm->m || !gemm->n || !gemm->batch)
+        return CUDA_SUCCESS;
+    CUresult result = hl_bridge_graph_work(stream);
+    if (!result)
         hl_timeline_launch(stream->line, &launch);
-    return true;
+    return result;
 }

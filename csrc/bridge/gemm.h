@@ -45,7 +45,7 @@ hl_bridge_blas *hl_bridge_blas_create(CUresult *context_result);
 void hl_bridge_blas_destroy(hl_bridge_blas *handle);
 bool hl_bridge_blas_valid(const hl_bridge_blas *handle);
 
-/* Puts it on the stream. False: a type that has no name here. An empty product is no launch. */
-bool hl_bridge_gemm_launch(const hl_bridge_gemm *gemm, hl_bridge_stream *stream);
+/* Puts it on the stream. CUDA_ERROR_NOT_SUPPORTED: a type that has no name here. An empty product is no launch. */
+CUresult hl_bridge_gemm_launch(const hl_bridge_gemm *gemm, hl_bridge_stream *stream);
 
 #endif

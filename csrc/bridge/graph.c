@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bridge/forks.h"
 #include "bridge/slab.h"
 #include "core/export.h"
 #include "core/sys.h"
@@ -31,6 +32,7 @@ struct capture {
     int32_t tid;
     bool lost;
     struct graph *graph;
+    hl_bridge_forks *forks;
 };
 
 enum { CAPTURES = 64 };
@@ -61,15 +63,91 @@ static void recipe_drop(struct recipe *recipe)
     free(recipe);
 }
 
-/* The capture that a stream takes part in, by the core's capture id; NULL: none. Call with the lock held. */
-static struct capture *capture_of(const hl_bridge_stream *stream)
+static void graph_drop(struct graph *graph)
 {
-    uint64_t id = hl_graph_capture_id(stream->line);
+    recipe_drop(graph->recipe);
+    hl_bridge_slab_give(&graphs, graph);
+}
 
+static struct capture *capture_with(uint64_t id)
+{
     for (int i = 0; id && i < CAPTURES; i++)
         if (captures[i].id == id)
             return &captures[i];
     return NULL;
+}
+
+/* The capture that a stream takes part in, by the core's capture id; NULL: none. Call with the lock held. */
+static struct capture *capture_of(const hl_bridge_stream *stream)
+{
+    return capture_with(hl_graph_capture_id(stream->line));
+}
+
+/* The legacy stream may not be used at all while a stream that it is ordered with captures. Call with the lock held. */
+static CUresult implicit(const hl_bridge_stream *stream, bool use)
+{
+    CUresult result = CUDA_SUCCESS;
+
+    if (!hl_bridge_stream_legacy(stream))
+        return result;
+    for (int i = 0; i < CAPTURES; i++)
+        if (captures[i].id && hl_bridge_forks_blocking(captures[i].forks, stream->device)) {
+            captures[i].lost |= use;
+            result = CUDA_ERROR_STREAM_CAPTURE_IMPLICIT;
+        }
+    return result;
+}
+
+static CUresult use(hl_bridge_stream *stream, bool work)
+{
+    struct capture *capture;
+    CUresult result;
+
+    if (!capturing)
+        return CUDA_SUCCESS;
+    pthread_mutex_lock(&lock);
+    result = implicit(stream, true);
+    capture = result || !work ? NULL : capture_of(stream);
+    if (capture && !hl_bridge_forks_work(capture->forks, stream))
+        capture->lost = true;
+    pthread_mutex_unlock(&lock);
+    return result;
+}
+
+HL_EXPORT CUresult hl_bridge_graph_use(hl_bridge_stream *stream) { return use(stream, false); }
+
+HL_EXPORT CUresult hl_bridge_graph_work(hl_bridge_stream *stream) { return use(stream, true); }
+
+HL_EXPORT void hl_bridge_graph_record(hl_bridge_stream *stream, hl_bridge_event *event)
+{
+    event->capture_id = capturing ? hl_graph_capture_id(stream->line) : 0;
+    if (!event->capture_id)
+        return;
+    pthread_mutex_lock(&lock);
+    struct capture *capture = capture_with(event->capture_id);
+    if (capture && !hl_bridge_forks_record(capture->forks, stream, &event->capture_mark))
+        capture->lost = true;
+    pthread_mutex_unlock(&lock);
+}
+
+HL_EXPORT CUresult hl_bridge_graph_wait(hl_bridge_stream *stream, const hl_bridge_event *event)
+{
+    CUresult result = CUDA_SUCCESS;
+
+    if (!capturing)
+        return result;
+    pthread_mutex_lock(&lock);
+    struct capture *own = capture_of(stream), *other = capture_with(event->capture_id);
+    if (own && own != other)
+        result = event->capture_id ? CUDA_ERROR_STREAM_CAPTURE_MERGE : CUDA_ERROR_STREAM_CAPTURE_ISOLATION;
+    else if (other && hl_bridge_stream_legacy(stream))
+        result = CUDA_ERROR_STREAM_CAPTURE_IMPLICIT;
+    if (own && result)
+        own->lost = true;
+    else if (other && (result || !hl_bridge_forks_wait(other->forks, stream, event->capture_mark)))
+        other->lost = true;
+    pthread_mutex_unlock(&lock);
+    return result;
 }
 
 HL_EXPORT void hl_bridge_effect_apply(const hl_bridge_effect *effect)
@@ -176,8 +254,8 @@ HL_EXPORT CUresult hl_bridge_graph_capture_begin(hl_bridge_stream *stream, CUstr
     if (mode != CU_STREAM_CAPTURE_MODE_GLOBAL && mode != CU_STREAM_CAPTURE_MODE_THREAD_LOCAL &&
         mode != CU_STREAM_CAPTURE_MODE_RELAXED)
         return CUDA_ERROR_INVALID_VALUE;
-    if (stream->line == hl_timeline_default_stream(stream->device))
-        return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED; /* the legacy stream cannot capture */
+    if (hl_bridge_stream_legacy(stream))
+        return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     if (hl_graph_capturing(stream->line))
         return CUDA_ERROR_ILLEGAL_STATE;
     pthread_mutex_lock(&lock);
@@ -185,20 +263,24 @@ HL_EXPORT CUresult hl_bridge_graph_capture_begin(hl_bridge_stream *stream, CUstr
         if (!captures[i].id)
             capture = &captures[i];
     struct graph *graph = capture ? hl_bridge_slab_take(&graphs) : NULL;
+    hl_bridge_forks *forks = graph ? hl_bridge_forks_new(stream) : NULL;
     if (graph)
         graph->recipe = recipe_new();
-    if (!graph || !graph->recipe) {
+    if (!graph || !graph->recipe || !forks)
         result = CUDA_ERROR_OUT_OF_MEMORY;
-    } else if (hl_graph_begin(stream->line)) {
-        recipe_drop(graph->recipe);
-        hl_bridge_slab_give(&graphs, graph);
+    else if (hl_graph_begin(stream->line))
         result = CUDA_ERROR_ILLEGAL_STATE;
+    if (result) {
+        hl_bridge_forks_free(forks);
+        if (graph)
+            graph_drop(graph);
     } else {
         *capture = (struct capture){.id = hl_graph_capture_id(stream->line),
                                     .origin = stream,
                                     .mode = mode,
                                     .tid = hl_sys_gettid(),
-                                    .graph = graph};
+                                    .graph = graph,
+                                    .forks = forks};
         capturing++;
     }
     pthread_mutex_unlock(&lock);
@@ -224,13 +306,17 @@ HL_EXPORT CUresult hl_bridge_graph_capture_end(hl_bridge_stream *stream, CUgraph
         struct graph *graph = capture->graph;
         if (hl_graph_end(stream->line, &graph->recipe->launches))
             capture->lost = true;
-        if (capture->lost || !handle) {
-            result = capture->lost ? CUDA_ERROR_STREAM_CAPTURE_INVALIDATED : CUDA_ERROR_INVALID_VALUE;
-            recipe_drop(graph->recipe);
-            hl_bridge_slab_give(&graphs, graph);
-        } else {
+        if (capture->lost)
+            result = CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
+        else if (!hl_bridge_forks_joined(capture->forks))
+            result = CUDA_ERROR_STREAM_CAPTURE_UNJOINED;
+        else if (!handle)
+            result = CUDA_ERROR_INVALID_VALUE;
+        if (result)
+            graph_drop(graph);
+        else
             *handle = (CUgraph)graph;
-        }
+        hl_bridge_forks_free(capture->forks);
         capture->id = 0;
         capturing--;
     }
@@ -238,18 +324,18 @@ HL_EXPORT CUresult hl_bridge_graph_capture_end(hl_bridge_stream *stream, CUgraph
     return result;
 }
 
-HL_EXPORT CUstreamCaptureStatus hl_bridge_graph_capture_status(hl_bridge_stream *stream)
+HL_EXPORT CUresult hl_bridge_graph_capture_status(hl_bridge_stream *stream, CUstreamCaptureStatus *status)
 {
-    CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
-
-    if (!capturing || !hl_graph_capturing(stream->line))
-        return status;
+    *status = CU_STREAM_CAPTURE_STATUS_NONE;
+    if (!capturing)
+        return CUDA_SUCCESS;
     pthread_mutex_lock(&lock);
     struct capture *capture = capture_of(stream);
+    CUresult result = implicit(stream, false);
     if (capture)
-        status = capture->lost ? CU_STREAM_CAPTURE_STATUS_INVALIDATED : CU_STREAM_CAPTURE_STATUS_ACTIVE;
+        *status = capture->lost ? CU_STREAM_CAPTURE_STATUS_INVALIDATED : CU_STREAM_CAPTURE_STATUS_ACTIVE;
     pthread_mutex_unlock(&lock);
-    return status;
+    return result;
 }
 
 HL_EXPORT void hl_bridge_graph_capture_info(hl_bridge_stream *stream, cuuint64_t *id, CUgraph *graph)
@@ -341,6 +427,9 @@ HL_EXPORT CUresult hl_bridge_graph_exec_launch(CUgraphExec handle, hl_bridge_str
 
     if (!hl_bridge_slab_owns(&execs, handle))
         return CUDA_ERROR_INVALID_VALUE;
+    CUresult result = hl_bridge_graph_work(stream);
+    if (result)
+        return result;
     if (exec->recipe->launches)
         hl_graph_launch(exec->recipe->launches, stream->line);
     for (uint32_t i = 0; i < exec->recipe->effects_count; i++)

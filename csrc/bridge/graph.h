@@ -24,6 +24,15 @@ void hl_bridge_effect_apply(const hl_bridge_effect *effect);
 /* Applies it, or keeps it for the graph when the stream is capturing. */
 void hl_bridge_graph_effect(hl_bridge_stream *stream, const hl_bridge_effect *effect);
 
+/* Every use of a stream asks one of these first: work adds an operation to what is captured, use does not. Refused with
+ * CUDA_ERROR_STREAM_CAPTURE_IMPLICIT, which loses the capture, is the legacy stream while a blocking stream captures. */
+CUresult hl_bridge_graph_use(hl_bridge_stream *stream);
+CUresult hl_bridge_graph_work(hl_bridge_stream *stream);
+/* The event's place in the capture, if the stream takes part in one. */
+void hl_bridge_graph_record(hl_bridge_stream *stream, hl_bridge_event *event);
+/* Whether the stream may wait for the event; a captured event joins it to the capture. */
+CUresult hl_bridge_graph_wait(hl_bridge_stream *stream, const hl_bridge_event *event);
+
 /* CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED where the calling thread must not make a call that a capture forbids
  * (cudaMalloc, cudaEventQuery, ...): that is, under a capture in global mode of any thread or in thread-local mode of
  * its own. */
@@ -35,7 +44,8 @@ CUresult hl_bridge_graph_invalidate(hl_bridge_stream *stream);
 
 CUresult hl_bridge_graph_capture_begin(hl_bridge_stream *stream, CUstreamCaptureMode mode);
 CUresult hl_bridge_graph_capture_end(hl_bridge_stream *stream, CUgraph *graph);
-CUstreamCaptureStatus hl_bridge_graph_capture_status(hl_bridge_stream *stream);
+/* Refused for the legacy stream as every use of it, but loses no capture. */
+CUresult hl_bridge_graph_capture_status(hl_bridge_stream *stream, CUstreamCaptureStatus *status);
 /* id and graph of the capture that the stream takes part in; 0 and NULL without one. */
 void hl_bridge_graph_capture_info(hl_bridge_stream *stream, cuuint64_t *id, CUgraph *graph);
 CUresult hl_bridge_graph_exchange_mode(CUstreamCaptureMode *mode);

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "bridge/attributes.h"
+#include "bridge/graph.h"
 #include "core/export.h"
 
 /* A registered name lies in the library that brought it, which may be unloaded; the timeline keeps names for ever. */
@@ -59,6 +60,9 @@ HL_EXPORT CUresult hl_bridge_launch_kernel(hl_bridge_kernel *kernel, const hl_br
         if (blocks > (uint64_t)each * (uint64_t)hl_device_facts_of(stream->device)->multiprocessors)
             return CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE;
     }
+    CUresult result = hl_bridge_graph_work(stream);
+    if (result)
+        return result;
     launch.name = keep_name(kernel);
     for (int i = 0; i < 3; i++) {
         launch.arg[i] = shape->grid[i];

@@ -95,39 +95,50 @@ HL_EXPORT bool hl_bridge_memory_on_device(const hl_memory *memory)
     return memory->kind == HL_MEMORY_DEVICE || memory->kind == HL_MEMORY_MANAGED || memory->kind == HL_MEMORY_RESERVED;
 }
 
-/* Is [pointer, pointer + bytes) inside the allocation that it begins in? */
-static bool inside(const hl_memory *memory, const void *pointer, size_t bytes)
+HL_EXPORT bool hl_bridge_memory_inside(const hl_memory *memory, const void *pointer, size_t bytes)
 {
     return memory->kind == HL_MEMORY_NONE || memory->kind == HL_MEMORY_REGISTERED ||
-           (uintptr_t)pointer - memory->base + bytes <= memory->size_bytes;
+           ((uintptr_t)pointer - memory->base <= memory->size_bytes &&
+            bytes <= memory->size_bytes - ((uintptr_t)pointer - memory->base));
 }
 
-static size_t span(size_t pitch, size_t width, size_t height) { return height ? pitch * (height - 1) + width : 0; }
+/* Bytes from the first row's begin to the last row's end; height is not 0. False: more than addresses can count. */
+static bool span(size_t pitch, size_t width, size_t height, size_t *bytes)
+{
+    return !__builtin_mul_overflow(height > 1 ? pitch : 0, height - 1, bytes) &&
+           !__builtin_add_overflow(*bytes, width, bytes);
+}
 
 HL_EXPORT CUresult hl_bridge_memory_copy(const hl_bridge_effect *copy, hl_bridge_direction direction,
                                          hl_bridge_stream *stream, bool wait)
 {
     static const char *const names[] = {[HL_H2D] = "h2d", [HL_D2H] = "d2h", [HL_D2D] = "d2d"};
     hl_launch launch = {.kind = HL_LAUNCH_COPY, .device = stream->device};
-    size_t bytes = copy->width * copy->height;
+    size_t bytes, to_bytes, from_bytes;
     hl_memory target, source;
     hl_bridge_direction is;
+    CUresult result;
 
-    if (!bytes)
+    if (!copy->width || !copy->height)
         return CUDA_SUCCESS;
-    if (!copy->target || !copy->source ||
+    if (!copy->target || !copy->source || __builtin_mul_overflow(copy->width, copy->height, &bytes) ||
+        !span(copy->target_pitch, copy->width, copy->height, &to_bytes) ||
+        !span(copy->source_pitch, copy->width, copy->height, &from_bytes) ||
         (copy->height > 1 && (copy->width > copy->target_pitch || copy->width > copy->source_pitch)))
         return CUDA_ERROR_INVALID_VALUE;
     hl_bridge_memory_of(copy->target, &target);
     hl_bridge_memory_of(copy->source, &source);
-    if (!inside(&target, copy->target, span(copy->target_pitch, copy->width, copy->height)) ||
-        !inside(&source, copy->source, span(copy->source_pitch, copy->width, copy->height)))
+    if (!hl_bridge_memory_inside(&target, copy->target, to_bytes) ||
+        !hl_bridge_memory_inside(&source, copy->source, from_bytes))
         return CUDA_ERROR_INVALID_VALUE;
     bool to = hl_bridge_memory_on_device(&target), from = hl_bridge_memory_on_device(&source);
     is = to ? from ? HL_D2D : HL_H2D : from ? HL_D2H : HL_H2H;
     /* Managed memory is both; else a direction that contradicts the pointers is an error. */
     if (direction != HL_ANY && direction != is && target.kind != HL_MEMORY_MANAGED && source.kind != HL_MEMORY_MANAGED)
         return CUDA_ERROR_INVALID_VALUE;
+    result = hl_bridge_graph_work(stream);
+    if (result)
+        return result;
     if (is != HL_H2H) {
         launch.name = is == HL_D2D && target.device != source.device ? "p2p" : names[is];
         launch.arg[0] = (int64_t)bytes;
@@ -153,15 +164,22 @@ HL_EXPORT CUresult hl_bridge_memory_copy_bytes(void *target, const void *source,
 HL_EXPORT CUresult hl_bridge_memory_fill(const hl_bridge_effect *fill, hl_bridge_stream *stream, bool wait)
 {
     hl_launch launch = {.kind = HL_LAUNCH_MEMSET, .device = stream->device, .name = "memset"};
-    size_t bytes = fill->width * fill->height;
+    size_t bytes, to_bytes;
     hl_memory target;
+    CUresult result;
 
-    if (!bytes)
+    if (!fill->width || !fill->height)
         return CUDA_SUCCESS;
+    if (__builtin_mul_overflow(fill->width, fill->height, &bytes) ||
+        !span(fill->target_pitch, fill->width, fill->height, &to_bytes))
+        return CUDA_ERROR_INVALID_VALUE;
     hl_bridge_memory_of(fill->target, &target);
     if (target.kind == HL_MEMORY_NONE || (fill->height > 1 && fill->width > fill->target_pitch) ||
-        !inside(&target, fill->target, span(fill->target_pitch, fill->width, fill->height)))
+        !hl_bridge_memory_inside(&target, fill->target, to_bytes))
         return CUDA_ERROR_INVALID_VALUE;
+    result = hl_bridge_graph_work(stream);
+    if (result)
+        return result;
     launch.arg[0] = (int64_t)bytes;
     hl_timeline_launch(stream->line, &launch);
     if (bytes <= HL_COPY_BYTES_MAX)

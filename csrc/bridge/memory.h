@@ -23,6 +23,8 @@ CUresult hl_bridge_memory_unregister(void *pointer);
 CUresult hl_bridge_memory_info(size_t *free_bytes, size_t *total_bytes);
 /* What a pointer is; kind NONE: ordinary host memory. Memory mapped into a reserved range counts as device memory. */
 void hl_bridge_memory_of(const void *pointer, hl_memory *memory);
+/* Is [pointer, pointer + bytes) inside the allocation that it begins in? True for memory whose end is not known. */
+bool hl_bridge_memory_inside(const hl_memory *memory, const void *pointer, size_t bytes);
 bool hl_bridge_memory_on_device(const hl_memory *memory);
 
 /* wait: the synchronous calls, which return when the data is there, where CUDA's do. */

@@ -120,6 +120,8 @@ HL_EXPORT CUresult hl_bridge_pool_allocate(CUmemoryPool handle, size_t size_byte
     } else if (hl_bridge_pool_valid(handle)) {
         result = CUDA_ERROR_INVALID_VALUE;
     }
+    if (!result)
+        result = hl_bridge_graph_use(stream);
     if (result)
         return result;
     if (hl_graph_capturing(stream->line)) { /* an allocation node: a graph here holds launches and bytes only */
@@ -148,6 +150,9 @@ HL_EXPORT CUresult hl_bridge_pool_free(void *pointer, hl_bridge_stream *stream)
 
     if (!pointer)
         return CUDA_SUCCESS;
+    CUresult result = hl_bridge_graph_use(stream);
+    if (result)
+        return result;
     if (hl_graph_capturing(stream->line))
         return hl_bridge_graph_invalidate(stream);
     if (!hl_ledger_find(pointer, &memory) || memory.kind != HL_MEMORY_DEVICE || memory.base != (uintptr_t)pointer)

@@ -31,6 +31,11 @@ static hl_bridge_stream *legacy_stream(hl_bridge_context *context)
     return stream;
 }
 
+HL_EXPORT bool hl_bridge_stream_legacy(const hl_bridge_stream *stream)
+{
+    return stream >= legacy && stream < legacy + HL_DEVICES_MAX;
+}
+
 HL_EXPORT CUresult hl_bridge_stream_of(CUstream handle, hl_bridge_stream **stream)
 {
     hl_bridge_context *context = hl_bridge_context_current();
@@ -107,6 +112,10 @@ HL_EXPORT void hl_bridge_stream_priorities(int *least, int *greatest)
 
 HL_EXPORT CUresult hl_bridge_stream_query(hl_bridge_stream *stream)
 {
+    CUresult result = hl_bridge_graph_use(stream);
+
+    if (result)
+        return result;
     if (hl_graph_capturing(stream->line))
         return hl_bridge_graph_invalidate(stream);
     return hl_timeline_stream_query(stream->line) == HL_PROGRESS_DONE ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
@@ -114,6 +123,10 @@ HL_EXPORT CUresult hl_bridge_stream_query(hl_bridge_stream *stream)
 
 HL_EXPORT CUresult hl_bridge_stream_wait(hl_bridge_stream *stream)
 {
+    CUresult result = hl_bridge_graph_use(stream);
+
+    if (result)
+        return result;
     if (hl_graph_capturing(stream->line))
         return hl_bridge_graph_invalidate(stream);
     hl_timeline_stream_wait(stream->line);
@@ -135,8 +148,10 @@ HL_EXPORT CUresult hl_bridge_stream_device_wait(void)
 
 HL_EXPORT CUresult hl_bridge_stream_callback(hl_bridge_stream *stream, CUhostFn function, void *user_data)
 {
-    if (!function)
-        return CUDA_ERROR_INVALID_VALUE;
+    CUresult result = function ? hl_bridge_graph_work(stream) : CUDA_ERROR_INVALID_VALUE;
+
+    if (result)
+        return result;
     if (hl_graph_capturing(stream->line)) { /* a host node: the core's recipes hold launches only */
         hl_bridge_graph_invalidate(stream);
         return (CUresult)hl_bridge_unsupported_part("a host function", "libcuda", "a capturing stream, number",
@@ -196,7 +211,10 @@ HL_EXPORT CUresult hl_bridge_event_record(hl_bridge_event *event, hl_bridge_stre
 {
     if (event->device != stream->device)
         return CUDA_ERROR_INVALID_HANDLE;
-    event->capture_id = hl_graph_capture_id(stream->line);
+    CUresult result = hl_bridge_graph_use(stream);
+    if (result)
+        return result;
+    hl_bridge_graph_record(stream, event);
     event->recorded = true;
     hl_timeline_record(event->mark, stream->line);
     return CUDA_SUCCESS;
@@ -252,14 +270,11 @@ HL_EXPORT CUresult hl_bridge_stream_wait_event(hl_bridge_stream *stream, hl_brid
         return CUDA_ERROR_INVALID_VALUE;
     if (!event->recorded)
         return CUDA_SUCCESS;
-    if (hl_graph_capturing(stream->line) && !(flags & CU_EVENT_WAIT_EXTERNAL)) {
-        cuuint64_t id;
-        hl_bridge_graph_capture_info(stream, &id, NULL);
-        if (!event->capture_id)
-            return hl_bridge_graph_invalidate(stream) ? CUDA_ERROR_STREAM_CAPTURE_ISOLATION : CUDA_SUCCESS;
-        if (event->capture_id != id)
-            return hl_bridge_graph_invalidate(stream) ? CUDA_ERROR_STREAM_CAPTURE_MERGE : CUDA_SUCCESS;
-    }
+    CUresult result = hl_bridge_graph_use(stream);
+    if (!result && !(flags & CU_EVENT_WAIT_EXTERNAL))
+        result = hl_bridge_graph_wait(stream, event);
+    if (result)
+        return result;
     hl_timeline_wait_event(stream->line, event->mark);
     return CUDA_SUCCESS;
 }

@@ -25,11 +25,14 @@ typedef struct hl_bridge_event {
     hl_event mark;
     unsigned flags; /* CU_EVENT_* */
     bool recorded;
-    uint64_t capture_id; /* not 0: last recorded while capturing */
+    uint64_t capture_id;   /* not 0: last recorded while capturing */
+    uint32_t capture_mark; /* its place in that capture */
 } hl_bridge_event;
 
 /* The stream behind a handle, in the current context: 0 and CU_STREAM_LEGACY, CU_STREAM_PER_THREAD, or a handle. */
 CUresult hl_bridge_stream_of(CUstream handle, hl_bridge_stream **stream);
+/* Is it a legacy default stream? */
+bool hl_bridge_stream_legacy(const hl_bridge_stream *stream);
 CUresult hl_bridge_stream_create(unsigned flags, int priority, CUstream *handle);
 CUresult hl_bridge_stream_destroy(CUstream handle);
 CUresult hl_bridge_stream_query(hl_bridge_stream *stream);

@@ -60,8 +60,11 @@ HL_EXPORT CUresult hl_bridge_virtual_create(size_t size_bytes, const CUmemAlloca
             return CUDA_ERROR_OUT_OF_MEMORY;
     }
     physical = hl_bridge_slab_take(&physicals);
-    if (!physical)
+    if (!physical) {
+        if (!host)
+            hl_ledger_discharge(device, size_bytes);
         return CUDA_ERROR_OUT_OF_MEMORY;
+    }
     physical->device = device;
     physical->host = host;
     physical->users = physical->handles = 1;
@@ -133,7 +136,7 @@ HL_EXPORT CUresult hl_bridge_virtual_map(CUdeviceptr pointer, size_t size_bytes,
         ;
     if (!hl_bridge_slab_owns(&physicals, physical) || offset_bytes || !size_bytes || size_bytes % GRANULE ||
         size_bytes > physical->size_bytes || pointer % GRANULE || !hl_ledger_find((void *)pointer, &memory) ||
-        memory.kind != HL_MEMORY_RESERVED || pointer - memory.base + size_bytes > memory.size_bytes)
+        memory.kind != HL_MEMORY_RESERVED || size_bytes > memory.base + memory.size_bytes - pointer)
         result = CUDA_ERROR_INVALID_VALUE;
     else if (*at && (*at)->at < pointer + size_bytes)
         result = CUDA_ERROR_ALREADY_MAPPED;

@@ -42,6 +42,13 @@
     X(int, execve, (const char *, char *const[], char *const[])) \
     X(int, execvpe, (const char *, char *const[], char *const[])) \
     X(int, timerfd_settime, (int, int, const struct itimerspec *, struct itimerspec *)) \
+    X(int, timer_settime, (timer_t, int, const struct itimerspec *, struct itimerspec *)) \
+    X(int, pthread_mutex_timedlock, (pthread_mutex_t *, const struct timespec *)) \
+    X(int, pthread_rwlock_timedrdlock, (pthread_rwlock_t *, const struct timespec *)) \
+    X(int, pthread_rwlock_timedwrlock, (pthread_rwlock_t *, const struct timespec *)) \
+    X(int, pthread_mutex_clocklock, (pthread_mutex_t *, clockid_t, const struct timespec *)) \
+    X(int, pthread_rwlock_clockrdlock, (pthread_rwlock_t *, clockid_t, const struct timespec *)) \
+    X(int, pthread_rwlock_clockwrlock, (pthread_rwlock_t *, clockid_t, const struct timespec *)) \
     X(unsigned, alarm, (unsigned))
 
 #define DECLARE(result, name, arguments) extern result(*hl_libc_##name) arguments;

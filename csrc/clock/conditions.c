@@ -31,8 +31,7 @@ static void *broadcast_loop(void *argument)
         uint32_t seen = atomic_load(&process->broadcast);
         for (int i = 0; i < atomic_load(&page->slots_used); i++) {
             hl_slot *slot = &page->slots[i];
-            if (atomic_load(&slot->pid) != pid || !atomic_load(&slot->condition) ||
-                atomic_load(&slot->deadline_ns) > hl_clock_now_ns())
+            if (atomic_load(&slot->pid) != pid || !atomic_exchange(&slot->broadcast_due, 0))
                 continue;
             lock_condition(slot);
             uintptr_t condition = atomic_load(&slot->condition);
@@ -72,22 +71,21 @@ static int wait_condition(pthread_cond_t *condition, pthread_mutex_t *mutex, int
     uint32_t seen = hl_wait_enter(deadline_ns, HL_WAKE_CONDITION, HL_WAIT_CONDITION, background);
     atomic_store(&slot->condition, (uintptr_t)condition);
     for (;;) {
-        if (hl_wait_expired(deadline_ns)) { /* before the first wait: a deadline in the past, as libc does */
-            result = ETIMEDOUT;
+        if (hl_wait_expired(deadline_ns)) { /* a deadline in the past: libc still gives up the mutex for a moment */
+            struct timespec past = {0};
+            result = hl_libc_cond_clockwait(condition, mutex, CLOCK_MONOTONIC, &past);
             break;
         }
         struct timespec until = hl_clock_real_abstime(deadline_ns);
         result = hl_libc_cond_clockwait(condition, mutex, CLOCK_MONOTONIC, &until);
-        bool kept_waiting = result == ETIMEDOUT || (result == 0 && atomic_load(&slot->word) != seen);
-        if (!kept_waiting)
+        if (result != ETIMEDOUT) /* ETIMEDOUT: only a slice of the kernel's has ended */
             break;
-        seen = atomic_load(&slot->word);
-        if (hl_wait_expired(deadline_ns)) {
-            result = ETIMEDOUT;
-            break;
-        }
-        if (result == 0)
-            break;
+    }
+    if (result == 0 && atomic_load(&slot->word) != seen && hl_wait_expired(deadline_ns)) {
+        /* Ended by the time-keeper. The program's own signal may have come at the same instant and chosen this thread: it is
+         * passed on, so that nobody else waits for it in vain. */
+        result = ETIMEDOUT;
+        hl_libc_cond_broadcast(condition);
     }
     lock_condition(slot);
     atomic_store(&slot->condition, 0);

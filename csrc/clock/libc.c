@@ -19,6 +19,8 @@ int (*hl_libc_posix_spawn)(pid_t *, const char *, const void *, const void *, ch
 int (*hl_libc_posix_spawnp)(pid_t *, const char *, const void *, const void *, char *const[], char *const[]);
 int (*hl_libc_setitimer)(int, const void *, void *);
 
+/* glibc 2.35; without it background timers make jumps of their own, which costs speed only. */
+static int (*find_object)(void *, struct dl_find_object *);
 static uintptr_t interpreter_from, interpreter_to;
 static _Atomic bool resolved;
 
@@ -37,6 +39,7 @@ static void resolve(void)
     hl_libc_cond_clockwait = (__typeof__(hl_libc_cond_clockwait))dlsym(libc, "pthread_cond_clockwait");
     hl_libc_posix_spawn = (__typeof__(hl_libc_posix_spawn))dlsym(libc, "posix_spawn");
     hl_libc_posix_spawnp = (__typeof__(hl_libc_posix_spawnp))dlsym(libc, "posix_spawnp");
+    find_object = (__typeof__(find_object))dlsym(libc, "_dl_find_object");
     hl_libc_setitimer = (__typeof__(hl_libc_setitimer))dlsym(libc, "setitimer");
     /* The versions before 2.3.2 are of another layout: mixing them corrupts the condition variable. */
     hl_libc_cond_wait = (__typeof__(hl_libc_cond_wait))dlvsym(libc, "pthread_cond_wait", "GLIBC_2.3.2");
@@ -89,11 +92,11 @@ bool hl_clock_is_background(void *return_address)
     static __thread bool last_answer;
     if (return_address == last_address)
         return last_answer;
-    int saved = errno;
-    Dl_info info;
-    last_answer = dladdr(return_address, &info) && info.dli_fname && strstr(info.dli_fname, "/libtorch");
+    /* Not dladdr: it takes the loader's lock, and a wait inside a library's constructor would wait for that for ever. */
+    struct dl_find_object found;
+    last_answer = find_object && find_object(return_address, &found) == 0 && found.dlfo_link_map->l_name &&
+                  strstr(found.dlfo_link_map->l_name, "/libtorch");
     last_address = return_address;
-    errno = saved;
     return last_answer;
 }
 

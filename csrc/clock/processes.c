@@ -26,6 +26,9 @@ __attribute__((constructor)) static void save_kept(void)
         memcpy(name, kept_names[i], length);
         name[length] = 0;
         const char *value = getenv(name);
+        if (value && strlen(value) + length + 2 > sizeof kept_values[i])
+            hl_report_warning("%s is longer than %d bytes: a child with an emptied environment will not be on the virtual clock",
+                              name, (int)sizeof kept_values[i]);
         if (value && strlen(value) + length + 2 <= sizeof kept_values[i]) {
             memcpy(kept_values[i], kept_names[i], length + 1);
             strcpy(kept_values[i] + length + 1, value);
@@ -42,10 +45,18 @@ static int find(char *const *environment, const char *name)
     return -1;
 }
 
+/* A program's own value is kept, but for LD_PRELOAD (jemalloc's and tcmalloc's start scripts set it): one that lacks ours
+ * would start a program beside the clock. */
+static bool has(char *const *environment, int name)
+{
+    int at = find(environment, kept_names[name]);
+    return at >= 0 && (name != 0 || strstr(environment[at], "libhyperlapse_clock.so"));
+}
+
 static bool complete(char *const *environment)
 {
     for (int i = 0; kept_names[i]; i++)
-        if (kept_values[i][0] && find(environment, kept_names[i]) < 0)
+        if (kept_values[i][0] && !has(environment, i))
             return false;
     return true;
 }
@@ -58,19 +69,36 @@ static size_t count_of(char *const *environment)
     return count;
 }
 
-/* On the caller's stack: a vfork child must not allocate. A value that the program set itself is kept. */
+/* On the caller's stack: a vfork child must not allocate. */
 #define COMPLETED(environment) \
     (!hl_clock_ready() || complete(environment) \
          ? (environment) \
-         : fill(alloca((count_of(environment) + 4) * sizeof(char *)), environment))
+         : fill(alloca((count_of(environment) + 4) * sizeof(char *)), alloca(preload_bytes(environment)), environment))
 
-static char *const *fill(char **to, char *const *environment)
+static size_t preload_bytes(char *const *environment)
+{
+    int at = find(environment, kept_names[0]);
+    return strlen(kept_values[0]) + 2 + (at >= 0 ? strlen(environment[at]) : 0);
+}
+
+static char *const *fill(char **to, char *preload, char *const *environment)
 {
     size_t count = count_of(environment);
-    memcpy(to, environment, count * sizeof *to);
-    for (int i = 0; kept_names[i]; i++)
-        if (kept_values[i][0] && find(environment, kept_names[i]) < 0)
+    if (count)
+        memcpy(to, environment, count * sizeof *to);
+    for (int i = 0; kept_names[i]; i++) {
+        if (!kept_values[i][0] || has(environment, i))
+            continue;
+        int at = find(environment, kept_names[i]);
+        if (at < 0) {
             to[count++] = kept_values[i];
+            continue;
+        }
+        strcpy(preload, kept_values[0]); /* ours first, then the program's */
+        strcat(preload, ":");
+        strcat(preload, environment[at] + strlen(kept_names[0]));
+        to[at] = preload;
+    }
     to[count] = NULL;
     return to;
 }
@@ -97,7 +125,7 @@ HL_EXPORT int posix_spawn(pid_t *restrict pid, const char *restrict path, const 
 {
     hl_clock_ready();
     return hl_libc_posix_spawn(pid, path, actions, attributes, arguments,
-                               (char *const *)COMPLETED(environment ? environment : environ));
+                               (char *const *)COMPLETED(environment));
 }
 
 HL_EXPORT int posix_spawnp(pid_t *restrict pid, const char *restrict file, const posix_spawn_file_actions_t *actions,
@@ -106,5 +134,5 @@ HL_EXPORT int posix_spawnp(pid_t *restrict pid, const char *restrict file, const
 {
     hl_clock_ready();
     return hl_libc_posix_spawnp(pid, file, actions, attributes, arguments,
-                                (char *const *)COMPLETED(environment ? environment : environ));
+                                (char *const *)COMPLETED(environment));
 }

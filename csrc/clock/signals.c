@@ -3,6 +3,7 @@
 #include "clock_internal.h"
 
 #include <errno.h>
+#include <sys/time.h>
 
 static const sigset_t *without_ours(int how, const sigset_t *set, sigset_t *buffer)
 {
@@ -35,6 +36,20 @@ HL_EXPORT int timerfd_settime(int fd, int flags, const struct itimerspec *value,
     if (hl_clock_ready() && value && (value->it_value.tv_sec || value->it_value.tv_nsec))
         hl_report_event("unvirtualised-wait", "timerfd_settime");
     return hl_libc_timerfd_settime(fd, flags, value, old);
+}
+
+HL_EXPORT int setitimer(__itimer_which_t which, const struct itimerval *value, struct itimerval *old)
+{
+    if (hl_clock_ready() && which == ITIMER_REAL && value && (value->it_value.tv_sec || value->it_value.tv_usec))
+        hl_report_event("unvirtualised-wait", "setitimer");
+    return hl_libc_setitimer((int)which, value, old);
+}
+
+HL_EXPORT int timer_settime(timer_t timer, int flags, const struct itimerspec *value, struct itimerspec *old)
+{
+    if (hl_clock_ready() && value && (value->it_value.tv_sec || value->it_value.tv_nsec))
+        hl_report_event("unvirtualised-wait", "timer_settime");
+    return hl_libc_timer_settime(timer, flags, value, old);
 }
 
 HL_EXPORT unsigned alarm(unsigned seconds)

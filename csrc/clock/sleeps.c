@@ -14,7 +14,11 @@ static int sleep_until(int64_t deadline_ns)
     hl_slot *slot = hl_wait_slot();
     uint32_t seen = hl_wait_enter(deadline_ns, HL_WAKE_WORD, HL_WAIT_SLEEP, false);
     while (!hl_wait_expired(deadline_ns)) {
+        /* glibc's sleeps can be cancelled while they block; a raw futex wait only where cancellation may strike at once. */
+        int type;
+        pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, &type);
         long status = hl_sys_futex_wait(&slot->word, seen, hl_wait_kernel_timeout_ns(deadline_ns));
+        pthread_setcanceltype(type, NULL);
         seen = atomic_load(&slot->word);
         if (status == -EINTR && !hl_wait_kicked() && !hl_wait_expired(deadline_ns)) {
             result = EINTR;
@@ -40,9 +44,10 @@ HL_EXPORT int clock_nanosleep(clockid_t clock_id, int flags, const struct timesp
         hl_libc_sched_yield();
         return 0;
     }
+    pthread_testcancel();
     int result = sleep_until(deadline_ns);
     if (result == EINTR && remain && !absolute)
-        *remain = hl_sys_timespec(deadline_ns - hl_clock_now_ns());
+        *remain = hl_sys_timespec(deadline_ns - HL_WAIT_KERNEL_LATENESS_NS - hl_clock_now_ns());
     return result;
 }
 

@@ -13,10 +13,25 @@ static void no_delay(int fd)
     errno = saved;
 }
 
+/* A server beyond this host answers in real time, while the virtual clock may jump over any timeout: counted. */
+static bool beyond_this_host(const struct sockaddr *address)
+{
+    if (address->sa_family == AF_INET)
+        return (ntohl(((const struct sockaddr_in *)address)->sin_addr.s_addr) >> 24) != 127;
+    const struct in6_addr *six = &((const struct sockaddr_in6 *)address)->sin6_addr;
+    return !IN6_IS_ADDR_LOOPBACK(six) && !(IN6_IS_ADDR_V4MAPPED(six) && six->s6_addr[12] == 127);
+}
+
 HL_EXPORT int connect(int fd, const struct sockaddr *address, socklen_t length)
 {
     if (hl_clock_ready() && address && (address->sa_family == AF_INET || address->sa_family == AF_INET6))
+    {
+        int type = 0;
+        socklen_t size = sizeof type;
         no_delay(fd);
+        if (beyond_this_host(address) && getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == SOCK_STREAM)
+            hl_report_event("outside-connection", "connect to another host");
+    }
     return hl_libc_connect(fd, address, length);
 }
 

@@ -151,9 +151,12 @@ HL_EXPORT void hl_clock_hold(void)
 
 static void release(hl_process *process)
 {
-    hl_page *page = hl_page_get();
-    if (atomic_fetch_sub(&process->holds, 1) == 1)
-        hl_page_kick(page);
+    /* Never below zero: the answer to a process that has died or become another program finds its hold gone. */
+    int32_t holds = atomic_load(&process->holds);
+    while (holds > 0 && !atomic_compare_exchange_weak(&process->holds, &holds, holds - 1))
+        ;
+    if (holds == 1)
+        hl_page_kick(hl_page_get());
 }
 
 HL_EXPORT void hl_clock_release(void)

@@ -12,14 +12,27 @@ HL_EXPORT void hl_control_unmap(hl_page *page) { munmap(page, sizeof *page); }
 
 HL_EXPORT int hl_control_set_mode(hl_page *page, uint32_t mode, int64_t epoch_ns, int timeout_ms)
 {
+    /* Two callers at once (`hyperlapse clock` beside the launcher): the values of one request stay together. */
+    int64_t began_ns = hl_clock_real_ns();
+    uint32_t nobody = 0;
+    while (!atomic_compare_exchange_weak(&page->asking, &nobody, 1)) {
+        if (hl_clock_real_ns() - began_ns > HL_NS_PER_S)
+            break; /* a caller that was killed in the three lines below */
+        nobody = 0;
+        hl_sys_yield();
+    }
+    uint32_t before = atomic_load(&page->asked);
+    while (atomic_load(&page->done) != before && hl_clock_real_ns() - began_ns < timeout_ms * HL_NS_PER_MS)
+        hl_sys_yield();
     atomic_store(&page->asked_mode, mode);
     atomic_store(&page->asked_epoch_ns, epoch_ns);
     uint32_t asked = atomic_fetch_add(&page->asked, 1) + 1;
+    atomic_store(&page->asking, 0);
     hl_page_kick(page);
     int64_t give_up_ns = hl_clock_real_ns() + timeout_ms * HL_NS_PER_MS;
     for (;;) {
         uint32_t done = atomic_load(&page->done);
-        if (done == asked)
+        if ((int32_t)(done - asked) >= 0)
             return 0;
         int64_t left_ns = give_up_ns - hl_clock_real_ns();
         if (left_ns <= 0)
@@ -40,10 +53,10 @@ HL_EXPORT int hl_control_exempt(hl_page *page, int32_t pid)
     return -ENOSPC;
 }
 
-HL_EXPORT void hl_control_options(hl_page *page, uint32_t no_progress_s, uint32_t two_pass)
+HL_EXPORT void hl_control_options(hl_page *page, uint32_t no_progress_s, uint32_t outside)
 {
+    atomic_store(&page->outside, outside);
     atomic_store(&page->no_progress_s, no_progress_s);
-    atomic_store(&page->two_pass, two_pass);
 }
 
 HL_EXPORT void hl_control_statistics(const hl_page *page, hl_statistics *statistics)

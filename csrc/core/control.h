@@ -25,7 +25,7 @@ int hl_control_set_mode(hl_page *page, uint32_t mode, int64_t epoch_ns, int time
 /* A process that is no participant and does not hold the clock: time-keeper, pricing service. 0 or -ENOSPC. */
 int hl_control_exempt(hl_page *page, int32_t pid);
 
-void hl_control_options(hl_page *page, uint32_t no_progress_s, uint32_t two_pass);
+void hl_control_options(hl_page *page, uint32_t no_progress_s, uint32_t outside);
 void hl_control_statistics(const hl_page *page, hl_statistics *statistics);
 
 /* Registered participants. Returns how many pids were written. */

@@ -13,6 +13,7 @@
 #include "export.h"
 #include "report.h"
 #include "sys.h"
+#include "wait.h"
 #include "wait_private.h"
 
 static hl_page *the_page;
@@ -28,10 +29,14 @@ HL_EXPORT int64_t hl_page_realtime_offset_ns(void)
 
 HL_EXPORT int64_t hl_page_now_ns(const hl_page *page)
 {
-    switch (atomic_load_explicit(&page->mode, memory_order_acquire)) {
-    case HL_MODE_FROZEN:
-    case HL_MODE_PARKED: return atomic_load_explicit(&page->now_ns, memory_order_acquire);
-    default: return hl_clock_real_ns() + atomic_load_explicit(&page->offset_ns, memory_order_acquire);
+    for (;;) {
+        uint32_t mode = atomic_load_explicit(&page->mode, memory_order_acquire);
+        if (mode == HL_MODE_FROZEN || mode == HL_MODE_PARKED)
+            return atomic_load_explicit(&page->now_ns, memory_order_acquire);
+        int64_t now_ns = hl_clock_real_ns() + atomic_load_explicit(&page->offset_ns, memory_order_acquire);
+        /* A reader that was preempted while the clock was stopped would see an instant past the stopped one. */
+        if (atomic_load_explicit(&page->mode, memory_order_acquire) == mode)
+            return now_ns;
     }
 }
 
@@ -89,7 +94,6 @@ HL_EXPORT int hl_page_create(const char *run_dir, int32_t launcher_pid)
     atomic_store(&page->realtime_offset_ns, hl_sys_clock_ns(CLOCK_REALTIME) - HL_PAGE_START_NS);
     atomic_store(&page->mode, HL_MODE_REAL);
     atomic_store(&page->no_progress_s, 10);
-    atomic_store(&page->two_pass, 1);
     for (int i = 0; i < HL_SLOTS_MAX; i++)
         atomic_store(&page->slots[i].deadline_ns, HL_NEVER_NS);
     page->magic = HL_PAGE_MAGIC;
@@ -142,7 +146,11 @@ HL_EXPORT hl_process *hl_page_process(void)
     if (atomic_load(&registered_pid) == pid)
         return the_process;
     hl_process *process = find_or_claim(pid);
-    atomic_store(&process->holds, 0);
+    /* After an exec the threads of the program that this process was are gone, with their deadlines; its thread may even
+     * have our thread id. Its launches are still being priced: their holds stay. */
+    for (int i = 0; i < atomic_load(&the_page->slots_used); i++)
+        if (atomic_load(&the_page->slots[i].pid) == pid)
+            hl_wait_free_slot(the_page, &the_page->slots[i]);
     atomic_store(&process->start_stack, own_start_stack());
     the_process = process;
     atomic_store(&registered_pid, pid);

@@ -65,6 +65,7 @@ typedef struct hl_slot {
     _Atomic uint64_t jumps;      /* jumps made for this thread's deadline */
     _Atomic uintptr_t condition; /* pthread_cond_t * in its own process */
     _Atomic uint32_t condition_busy;
+    _Atomic uint32_t broadcast_due; /* set by the time-keeper for the broadcaster */
 } __attribute__((aligned(128))) hl_slot;
 
 typedef struct hl_process {
@@ -103,12 +104,12 @@ typedef struct hl_page {
     _Atomic int64_t trigger_real_ns;
 
     /* Requests of the launcher, carried out by the time-keeper: write the values, then bump `asked`. */
-    _Atomic uint32_t asked, done;
+    _Atomic uint32_t asked, done, asking;
     _Atomic uint32_t asked_mode;
     _Atomic int64_t asked_epoch_ns; /* > 0: move a parked clock forward to this instant */
 
     _Atomic uint32_t no_progress_s; /* 0: never give up */
-    _Atomic uint32_t two_pass;      /* 1: always prove with two passes */
+    _Atomic uint32_t outside;       /* 1: people or programs outside of the run may answer what its processes wait for */
     _Atomic int32_t slots_used;
     _Atomic int32_t exempt[HL_EXEMPT_MAX];
     hl_process processes[HL_PROCESSES_MAX];

@@ -56,6 +56,10 @@ int hl_annotate(const char *text, size_t length, uint32_t tokens);
 /* Looks a launch up under the calling thread's annotation. False: unpriced. */
 bool hl_price_find(const hl_launch *launch, hl_price *price);
 
+/* Launches of the run whose price has not come. The time-keeper reads it beside the processes' holds: it outlives a
+ * process that asked for a price which others wait for too. 0 without a segment. */
+uint64_t hl_price_outstanding(void);
+
 /* --- pricing service only (bound from Python) --- */
 
 typedef struct hl_price_request {

@@ -103,7 +103,6 @@ HL_EXPORT void hl_price_answer(uint32_t index, const hl_price *price)
                                 .annotation_hash = request->annotation_hash};
     hl_price_table_insert(segment, hl_price_key(&subject, depends), &request->price, depends & HL_DEPENDS_BATCH);
     unlink_request(segment, index);
-    atomic_fetch_add(&segment->price_counts.answers, 1);
     if (request->price.coverage == HL_COVERAGE_UNKNOWN) {
         atomic_fetch_add(&segment->price_counts.unknown_answers, 1);
         hl_report_event(request->kind == HL_LAUNCH_KERNEL ? "unknown-kernel" : "unknown-launch", request->name);
@@ -114,7 +113,18 @@ HL_EXPORT void hl_price_answer(uint32_t index, const hl_price *price)
     hl_price_request_drop(segment, index);
     hl_timeline_kick(segment, devices);
     hl_segment_announce(segment); /* who waits for room among the requests */
+    atomic_fetch_add(&segment->price_counts.answers, 1); /* last: until here the launch holds the clock */
     hl_clock_release_for(pid);
+}
+
+HL_EXPORT uint64_t hl_price_outstanding(void)
+{
+    hl_segment *segment = hl_segment_get();
+    if (!segment)
+        return 0;
+    uint64_t answers = atomic_load(&segment->price_counts.answers); /* first: an answer between the two counts as none */
+    uint64_t requests = atomic_load(&segment->price_counts.requests);
+    return requests > answers ? requests - answers : 0;
 }
 
 HL_EXPORT void hl_price_serve(int32_t pid)

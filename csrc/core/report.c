@@ -130,8 +130,10 @@ HL_EXPORT void hl_report_event(const char *kind, const char *text)
             atomic_store(&event->used, 2);
             return;
         }
-        while (atomic_load(&event->used) == 1)
+        for (int looks = 0; atomic_load(&event->used) == 1 && looks < 1000; looks++)
             hl_sys_yield();
+        if (atomic_load(&event->used) == 1)
+            continue; /* its writer was killed in the middle */
         if (!strcmp(event->kind, short_kind) && !strcmp(event->text, short_text)) {
             atomic_fetch_add(&event->count, 1);
             return;

@@ -28,21 +28,29 @@ static void on_wake_signal(int signal_number)
     kicked = 1;
 }
 
-static void release_slot(void *value)
+HL_EXPORT void hl_wait_free_slot(hl_page *page, hl_slot *slot)
 {
-    hl_slot *slot = value;
-    hl_page *page = hl_page_get();
-    my_slot = NULL;
     atomic_store(&slot->deadline_ns, HL_NEVER_NS);
     if (atomic_exchange(&slot->state, HL_SLOT_BLOCKED) == HL_SLOT_RUNNING)
         atomic_fetch_sub(&page->running, 1);
     atomic_store(&slot->tid, 0);
-    atomic_store(&slot->pid, 0);
+    atomic_store(&slot->pid, 0); /* last: from here it is another's to claim */
+}
+
+static void release_slot(void *value)
+{
+    hl_slot *slot = value;
+    my_slot = NULL;
+    /* A forked child inherits the value of the thread that forked: the slot is still the parent's. */
+    if (atomic_load(&slot->pid) == hl_sys_getpid() && atomic_load(&slot->tid) == hl_sys_gettid())
+        hl_wait_free_slot(hl_page_get(), slot);
 }
 
 static void set_up(void)
 {
-    struct sigaction action = {.sa_handler = on_wake_signal, .sa_flags = 0};
+    /* SA_RESTART: a late signal must not end a call of the program's own with EINTR. Waits with a timeout (poll, select,
+     * epoll, timed futexes), which are all that we end by signal, are never restarted: signal(7). */
+    struct sigaction action = {.sa_handler = on_wake_signal, .sa_flags = SA_RESTART};
     if (pthread_key_create(&slot_key, release_slot) != 0 || sigaction(SIGRTMAX - HL_WAKE_SIGNAL_FROM_MAX, &action, NULL) != 0)
         hl_report_fatal("cannot set up waiting on the virtual clock (thread keys or signal %d unavailable)",
                         SIGRTMAX - HL_WAKE_SIGNAL_FROM_MAX);
@@ -77,7 +85,8 @@ static hl_slot *claim(hl_page *page)
 
 HL_EXPORT hl_slot *hl_wait_slot(void)
 {
-    if (my_slot)
+    /* The process is compared because _Fork and clone run no fork handlers. */
+    if (my_slot && my_pid == hl_sys_getpid())
         return my_slot;
     hl_page *page = hl_page_get();
     pthread_once(&once, set_up);

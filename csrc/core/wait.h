@@ -18,6 +18,9 @@
  * wait that stands for a kernel's expires this much after its deadline. Our own waits (devices, host time) are exact. */
 #define HL_WAIT_KERNEL_LATENESS_NS 1000
 
+/* Gives a slot back: its thread's end, or the time-keeper's for a thread that ended without it. */
+void hl_wait_free_slot(hl_page *page, hl_slot *slot);
+
 /* The calling thread's slot, made at its first wait. */
 hl_slot *hl_wait_slot(void);
 

@@ -5,12 +5,20 @@
  * exec that no wrapper sees; prototypes lost 255 ms to 2,760 virtual seconds there. The kernel knows all of them. A member that
  * has not registered (yet, or ever) is external: it lives on real time, and no jump is made while it lives.
  *
+ * A pid is given out before its process or thread can be seen, so a census that is taken while a member is inside clone()
+ * misses the child, and nothing shows it later: gcc went to sleep in wait4 for a cc1 that no pass looked at (10 virtual seconds
+ * lost in one of eight busy runs). So a census is provisional until everybody in it has been seen asleep, hence out of
+ * clone(), and a second one has found the same threads.
+ *
  * A census is stale when the kernel gave out a new pid (process or thread) anywhere, a leader's thread count changed, or a
  * registered process became another program (its stack start moved: exec). */
 #include "keeper.h"
 
+#include "../core/wait.h"
+
 #include <ctype.h>
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,11 +35,27 @@ typedef struct scanned {
 
 static scanned table[SCAN_MAX];
 
+static void fatal(const char *what)
+{
+    fprintf(stderr, "hyperlapse-keeper: %s\n", what);
+    abort();
+}
+
+/* -1: it has ended. Any other failure would drop a running thread from the proof in silence, so it ends the run. */
+static int open_proc(const char *path)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 && errno != ENOENT && errno != ESRCH)
+        fatal(errno == EMFILE || errno == ENFILE ? "too few file descriptors for the threads of the run: raise ulimit -n"
+                                                 : "cannot read the run states of processes under /proc (hidepid?)");
+    return fd;
+}
+
 static bool read_process(int32_t pid, scanned *out)
 {
     char path[64], text[1024];
     snprintf(path, sizeof path, "/proc/%d/stat", pid);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open_proc(path);
     if (fd < 0)
         return false;
     ssize_t count = read(fd, text, sizeof text - 1);
@@ -95,6 +119,8 @@ static int scan(keeper *k)
         if (isdigit((unsigned char)entry->d_name[0]) && read_process(atoi(entry->d_name), &table[count]))
             count++;
     closedir(directory);
+    if (count == SCAN_MAX)
+        fatal("this host has too many processes to look at");
     for (bool changed = true; changed;) {
         changed = false;
         for (int i = 0; i < count; i++) {
@@ -114,13 +140,11 @@ static void add_thread(keeper *k, int32_t pid, int32_t tid, int32_t member)
 {
     char path[64];
     snprintf(path, sizeof path, "/proc/%d/task/%d/stat", pid, tid);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open_proc(path);
     if (fd < 0)
         return; /* gone meanwhile */
-    if (k->thread_count == KEEPER_THREADS_MAX) {
-        fprintf(stderr, "hyperlapse: the run has more than %d threads; cap thread pools\n", KEEPER_THREADS_MAX);
-        abort();
-    }
+    if (k->thread_count == KEEPER_THREADS_MAX)
+        fatal("the run has too many threads: cap thread pools (OMP_NUM_THREADS=1, ...)");
     k->threads[k->thread_count++] = (keeper_thread){.pid = pid, .tid = tid, .stat_fd = fd, .member = member};
 }
 
@@ -163,13 +187,8 @@ static void forget_process(hl_page *page, hl_process *process, int32_t pid)
 {
     for (int i = 0; i < atomic_load(&page->slots_used); i++) {
         hl_slot *slot = &page->slots[i];
-        if (atomic_load(&slot->pid) != pid)
-            continue;
-        atomic_store(&slot->deadline_ns, HL_NEVER_NS);
-        if (atomic_exchange(&slot->state, HL_SLOT_BLOCKED) == HL_SLOT_RUNNING)
-            atomic_fetch_sub(&page->running, 1);
-        atomic_store(&slot->tid, 0);
-        atomic_store(&slot->pid, 0);
+        if (atomic_load(&slot->pid) == pid)
+            hl_wait_free_slot(page, slot);
     }
     atomic_store(&process->holds, 0);
     atomic_store(&process->start_stack, 0);
@@ -192,13 +211,9 @@ static void forget_dead_threads(keeper *k)
         char path[64];
         snprintf(path, sizeof path, "/proc/%d/task/%d", pid, tid);
         alive = alive || access(path, F_OK) == 0;
-        if (alive)
-            continue;
-        atomic_store(&slot->deadline_ns, HL_NEVER_NS);
-        if (atomic_exchange(&slot->state, HL_SLOT_BLOCKED) == HL_SLOT_RUNNING)
-            atomic_fetch_sub(&page->running, 1);
-        atomic_store(&slot->tid, 0);
-        atomic_store(&slot->pid, 0);
+        int32_t dead = tid; /* unless its thread has given it back meanwhile, and another one has it now */
+        if (!alive && atomic_compare_exchange_strong(&slot->tid, &dead, 0))
+            hl_wait_free_slot(page, slot);
     }
 }
 
@@ -238,10 +253,12 @@ void keeper_census(keeper *k)
             forget_process(page, &page->processes[i], pid);
     }
     int32_t external_pid = 0;
-    for (int i = 0; i < count && k->member_count < HL_PROCESSES_MAX; i++) {
+    for (int i = 0; i < count; i++) {
         const scanned *process = &table[i];
         if (!process->ours || is_dead(process))
             continue;
+        if (k->member_count == HL_PROCESSES_MAX)
+            fatal("the run has too many processes: start fewer workers");
         hl_process *entry = registered(page, process->pid);
         uint64_t start_stack = entry ? atomic_load(&entry->start_stack) : 0;
         bool external = !entry || (start_stack && process->start_stack && start_stack != process->start_stack);
@@ -256,6 +273,8 @@ void keeper_census(keeper *k)
     }
     for (int i = 0; i < count; i++)
         table[i].ours = false;
+    k->census_provisional = true;
+    k->census_real_ns = hl_clock_real_ns();
     forget_dead_threads(k);
     atomic_store(&page->external_processes, (uint32_t)k->external_count);
     atomic_store(&page->external_pid, external_pid);
@@ -263,4 +282,24 @@ void keeper_census(keeper *k)
     if (atomic_load(&page->threads_max) < (uint32_t)k->thread_count)
         atomic_store(&page->threads_max, (uint32_t)k->thread_count);
     k->census_stale = false;
+}
+
+bool keeper_confirm_census(keeper *k)
+{
+    static int32_t before[KEEPER_THREADS_MAX];
+    if (!k->census_provisional)
+        return true;
+    int count = k->thread_count;
+    for (int i = 0; i < count; i++)
+        before[i] = k->threads[i].tid;
+    k->census_stale = true;
+    keeper_census(k);
+    bool same = k->thread_count == count;
+    for (int i = 0; same && i < count; i++) {
+        same = false;
+        for (int j = 0; !same && j < count; j++)
+            same = before[j] == k->threads[i].tid;
+    }
+    k->census_provisional = !same;
+    return same;
 }

@@ -38,12 +38,17 @@ typedef struct keeper {
     keeper_member members[HL_PROCESSES_MAX];
     int member_count, external_count;
     uint32_t newest_pid;   /* /proc/loadavg's last field when the census was taken */
+    int64_t census_real_ns; /* when it was taken */
     bool census_stale;
+    bool census_provisional; /* not yet confirmed: see keeper_confirm_census */
     int loadavg_fd;
 } keeper;
 
 /* Takes the census when it is stale: every descendant of the launcher that is not exempt, every registered process. */
 void keeper_census(keeper *k);
+
+/* Call when everybody in the census has been seen asleep. False: it was not complete, and has been taken again. */
+bool keeper_confirm_census(keeper *k);
 
 /* The pid that the kernel gave out last: unchanged means that no process or thread was made since. */
 uint32_t keeper_newest_pid(const keeper *k);

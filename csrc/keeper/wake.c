@@ -1,6 +1,7 @@
 /* Deadlines: the earliest one, and waking those whose instant has come. */
 #include "keeper.h"
 
+#include "../core/price.h"
 #include "../core/sys.h"
 
 #include <signal.h>
@@ -29,7 +30,8 @@ int64_t keeper_holds(const keeper *k)
     for (int i = 0; i < HL_PROCESSES_MAX; i++)
         if (atomic_load(&k->page->processes[i].pid))
             holds += atomic_load(&k->page->processes[i].holds);
-    return holds;
+    int64_t outstanding = (int64_t)hl_price_outstanding();
+    return holds > outstanding ? holds : outstanding;
 }
 
 static void wake(hl_page *page, hl_slot *slot)
@@ -50,6 +52,7 @@ static void wake(hl_page *page, hl_slot *slot)
     }
     case HL_WAKE_CONDITION: {
         int32_t pid = atomic_load(&slot->pid);
+        atomic_store(&slot->broadcast_due, 1);
         for (int i = 0; i < HL_PROCESSES_MAX; i++)
             if (atomic_load(&page->processes[i].pid) == pid) {
                 atomic_fetch_add(&page->processes[i].broadcast, 1);
@@ -124,8 +127,10 @@ bool keeper_kick_spinners(keeper *k)
     /* Each looked once and parked again (one leave and one enter), nobody else did anything, and all sleep again. More
      * activity than that may be one spinner feeding another: look again before any jump. */
     int64_t settle_ns = hl_clock_real_ns() + SPINNER_LOOK_LIMIT_NS;
-    while (hl_clock_real_ns() < settle_ns)
+    while (hl_clock_real_ns() < settle_ns) {
+        int64_t holds = keeper_holds(k); /* a look may have launched something */
         if (keeper_prove_quiet(k))
-            return atomic_load(&page->activity) - activity == 2 * count;
+            return !holds && atomic_load(&page->activity) - activity == 2 * count;
+    }
     return false;
 }

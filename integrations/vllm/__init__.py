@@ -2,12 +2,15 @@
 
 Why: the shim answers every CUDA call, but three things only the engine knows: which sequences a step computes, which
 ids a sampler that does not run would have written, and what its own memory profiling found last time. This package
-tells them, through vLLM's own extension points and nothing else:
+tells them, through vLLM's own extension points:
 
     entry point `vllm.general_plugins`       plugin.py        in every process, start-up defaults
     entry point `vllm.stat_logger_plugins`   statistics.py    in the API server, engine statistics
     `--worker-cls`                           kernel_worker.py, step_worker.py
     `--middleware`                           middleware.py    host time of the API server
+
+Of vLLM nothing is replaced. Of FlashInfer the loader of compiled modules is (flashinfer_modules.py): its sampling kernels
+would be compiled with nvcc and never run.
 
 It must never touch scheduling, KV-cache management, admission, preemption or the output path: they are what is being
 measured. Patching vLLM at import time, as the prototypes did, was rejected: it breaks silently with the next version.

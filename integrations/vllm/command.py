@@ -111,7 +111,8 @@ def adapt_command(argv: Sequence[str], detail: str) -> ServeCommand:
     if not _has(flags, "--load-format"):
         added += ["--load-format", "dummy"]
     if not _has(flags, "--max-logprobs"):
-        # log-probabilities need real logits: vLLM itself then refuses such a request and serves on
+        # log-probabilities need real logits; vLLM then says so itself to whoever asks for more than 0 (the middleware
+        # refuses the rest)
         added += ["--max-logprobs", "0"]
     added += ["--middleware", MIDDLEWARE]
     return ServeCommand([*given, *added], dict(ENVIRONMENT), detail, ENGINE)
@@ -120,23 +121,38 @@ def adapt_command(argv: Sequence[str], detail: str) -> ServeCommand:
 def _serve_flags(argv: Sequence[str]) -> Sequence[str] | None:
     """What follows `vllm serve` or one of its other names; None for any other program.
 
-    Known: `vllm serve`, `python vllm serve`, `python -m vllm.entrypoints.cli.main serve`, `python -m
-    vllm.entrypoints.openai.api_server`, each also behind `env NAME=VALUE`.
+    Known: `vllm serve`, `python vllm serve`, `python -m vllm.entrypoints.cli.main serve` and `python -m
+    vllm.entrypoints.openai.api_server`, each also behind env, nice, ionice, taskset, timeout, setsid or nohup. A server
+    that is started in another way has the stock worker, which the plugin warns of.
     """
-    words = list(argv)
-    if words and Path(words[0]).name == "env":
-        words = words[1:]
-        while words and ("=" in words[0] or words[0].startswith("-")):
-            words = words[1:]
-    if words and Path(words[0]).name.startswith("python"):
-        words = words[1:]
-        if words[:2] == ["-m", "vllm.entrypoints.openai.api_server"]:
-            return words[2:]
-        if words[:2] == ["-m", "vllm.entrypoints.cli.main"]:
-            words = ["vllm", *words[2:]]
+    for index, word in enumerate(argv):
+        if index and not _may_precede(argv[:index]):
+            return None
+        rest = argv[index + 1 :]
+        name = Path(word).name
+        if name == "vllm":
+            return rest[1:] if rest[:1] == ["serve"] else None
+        if name.startswith("python"):
+            return _python_serve_flags(rest)
+    return None
+
+
+def _python_serve_flags(words: Sequence[str]) -> Sequence[str] | None:
+    words = list(words)
+    while words and words[0].startswith("-") and words[0] not in {"-m", "-c"}:
+        words = words[2:] if words[0] in {"-X", "-W"} else words[1:]
+    if words[:2] == ["-m", "vllm.entrypoints.openai.api_server"]:
+        return words[2:]
+    if words[:3] == ["-m", "vllm.entrypoints.cli.main", "serve"]:
+        return words[3:]
     if len(words) > 1 and Path(words[0]).name == "vllm" and words[1] == "serve":
         return words[2:]
     return None
+
+
+def _may_precede(words: Sequence[str]) -> bool:
+    """True for a wrapper and its own arguments (flags, NAME=VALUE, numbers and what a flag takes)."""
+    return Path(words[0]).name in {"env", "nice", "ionice", "taskset", "timeout", "setsid", "nohup", "stdbuf", "chrt"}
 
 
 def _has(flags: Sequence[str], *names: str) -> bool:

@@ -102,19 +102,28 @@ class UnsupportedRequestError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class _Sequence:
+    """twin: its number among the requests with the same prompt that live at the same time (the choices of n > 1)."""
+
     prefill_tokens: int
-    seed: int
+    prompt_hash: int
+    twin: int
     stops: frozenset[int]
+
+    @property
+    def seed(self) -> int:
+        return self.prompt_hash + self.twin * 0x27D4EB2F
 
 
 class Sequences:
     """The requests that the scheduler has sent to this worker and not yet taken back."""
 
-    __slots__ = ("_known", "_tokens")
+    __slots__ = ("_known", "_preempted", "_tokens", "_twins")
 
     def __init__(self, tokens: TokenRange) -> None:
         self._tokens = tokens
         self._known: dict[str, _Sequence] = {}
+        self._preempted: dict[str, _Sequence] = {}  # they come back, and go on where they were
+        self._twins: dict[int, set[int]] = {}  # prompt hash -> numbers in use
 
     def __len__(self) -> int:
         return len(self._known)
@@ -126,20 +135,40 @@ class Sequences:
         that was generated before the preemption.
         """
         for request_id in output.finished_req_ids:
-            self._known.pop(request_id, None)
+            self._forget(request_id)
         for request_id in output.preempted_req_ids or ():
-            self._known.pop(request_id, None)
+            if request_id in self._known:
+                self._preempted[request_id] = self._known.pop(request_id)
         for request in output.scheduled_new_reqs:
             if request.prefill_token_ids is None:
                 raise UnsupportedRequestError(
                     f"request {request.req_id} came without prefill_token_ids: the integration needs vLLM's model "
                     "runner V2 (do not set VLLM_USE_V2_MODEL_RUNNER=0)"
                 )
+            before = self._preempted.pop(request.req_id, None)
+            if before is None:
+                self._forget(request.req_id)
+                prompt_hash = _hash(request.prompt_token_ids)
+                twin = self._next_twin(prompt_hash)
+            else:
+                prompt_hash, twin = before.prompt_hash, before.twin
             self._known[request.req_id] = _Sequence(
-                prefill_tokens=len(request.prefill_token_ids),
-                seed=_seed(request.prompt_token_ids),
-                stops=_stops(request.sampling_params),
+                len(request.prefill_token_ids), prompt_hash, twin, _stops(request.sampling_params)
             )
+
+    def _next_twin(self, prompt_hash: int) -> int:
+        used = self._twins.setdefault(prompt_hash, set())
+        twin = next(number for number in range(len(used) + 1) if number not in used)
+        used.add(twin)
+        return twin
+
+    def _forget(self, request_id: str) -> None:
+        sequence = self._known.pop(request_id, None) or self._preempted.pop(request_id, None)
+        if sequence is not None:
+            used = self._twins[sequence.prompt_hash]
+            used.discard(sequence.twin)
+            if not used:
+                del self._twins[sequence.prompt_hash]
 
     def compose(self, output: Any) -> Step:
         """The step's sequences. The scheduler has sent each of them before (or in this output)."""
@@ -170,8 +199,8 @@ class Sequences:
         return rows
 
 
-def _seed(prompt: Sequence[int] | None) -> int:
-    """From the prompt and not from the request's id: load generators make random ids, and two runs must agree."""
+def _hash(prompt: Sequence[int] | None) -> int:
+    """Of the prompt and not of the request's id: load generators make random ids, and two runs must agree."""
     return crc32(array("q", prompt).tobytes()) if prompt else 0
 
 

@@ -39,12 +39,17 @@ class HostTime:
 
     @classmethod
     def load(cls) -> HostTime:
-        """From the file that HYPERLAPSE_HOST_TIME names. Raises ValueError for a value that is no duration."""
+        """From the file that HYPERLAPSE_HOST_TIME names. Raises ValueError for an unknown name or for
+        a value that is no duration.
+        """
         name = os.environ.get(ENVIRONMENT_VARIABLE)
         if not name:
             return cls()
         given = json.loads(Path(name).read_text(encoding="utf-8"))
         values: dict[str, int] = {}
+        unknown = set(given) - {field.name for field in fields(cls)}
+        if unknown:
+            raise ValueError(f"{name}: unknown host-time constant {', '.join(sorted(unknown))}")
         for field in fields(cls):
             value = given.get(field.name, 0)
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:

@@ -13,6 +13,7 @@ arrays of its AsyncOutput (vllm/v1/worker/gpu/async_utils.py, 0.23.0).
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from vllm.v1.outputs import AsyncModelRunnerOutput
@@ -25,7 +26,7 @@ from hyperlapse.integrations.vllm.composition import Step
 from hyperlapse.integrations.vllm.dispatch import graph_name
 from hyperlapse.integrations.vllm.flashinfer_modules import install as install_flashinfer_modules
 from hyperlapse.integrations.vllm.host_time import HostTime, charger
-from hyperlapse.integrations.vllm.profile import ensure_profile, is_profiling
+from hyperlapse.integrations.vllm.profile import EngineProfile, compiled_something, ensure_profile, is_profiling
 from hyperlapse.integrations.vllm.worker_common import (
     device_facts,
     refuse_unsupported,
@@ -64,6 +65,7 @@ class KernelWorker(Worker):  # type: ignore[misc]  # vLLM is not installed where
         install_flashinfer_modules()
         self._charge_step = charger(HostTime.load().engine_step_ns)
         self._sequences = sequences_of(self.vllm_config)
+        self._profile: EngineProfile | None = None
         self._pending: Step | None = None
         self._warming_up = False
         from hyperlapse.shim._core import core
@@ -76,6 +78,7 @@ class KernelWorker(Worker):  # type: ignore[misc]  # vLLM is not installed where
         if not is_profiling():
             # before this process takes any device memory: the profiling process must see an empty device
             profile, cached = ensure_profile(self.vllm_config, device_facts(virtual_device(self.local_rank)))
+            self._profile = profile
             tell_run(
                 {
                     "kind": "worker",
@@ -86,6 +89,25 @@ class KernelWorker(Worker):  # type: ignore[misc]  # vLLM is not installed where
                 }
             )
         super().init_device()
+
+    def determine_available_memory(self) -> int:
+        found: int = super().determine_available_memory()
+        profile = self._profile
+        if profile is None or found == profile.available_bytes:
+            return found
+        if compiled_something():
+            # the compile cache has been emptied since the profile was made; compiling takes memory while it is measured
+            warnings.warn(
+                "the compile cache was cold: the KV cache is sized as with a warm one, as the profile found it",
+                stacklevel=2,
+            )
+            return profile.available_bytes
+        warnings.warn(
+            f"memory profiling found {found} bytes for the KV cache, the kept profile {profile.available_bytes}: the "
+            f"step detail will have another number of blocks until {profile.key}.json is deleted",
+            stacklevel=2,
+        )
+        return found
 
     def compile_or_warm_up_model(self) -> Any:
         self._warming_up = True

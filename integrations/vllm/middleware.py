@@ -1,10 +1,11 @@
-"""Host time of the API server, charged as ASGI middleware (`vllm serve --middleware`).
+"""Between HTTP and vLLM's API server, as ASGI middleware (`vllm serve --middleware`).
 
 Why: the way of a request through HTTP parsing, tokenisation and the engine client, and of a token back, takes host
-time that the frozen clock does not see. Pure ASGI and no Starlette base class: that would add a task per request and
-change the order in which the event loop runs things.
+time that the frozen clock does not see; and a request for values that nobody computes must be refused before the engine
+fails on it (refusals.py). Pure ASGI and no Starlette base class: that would add a task per request and change the order
+in which the event loop runs things.
 
-It must never read or change a message.
+It must never change a message that it lets through.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from hyperlapse.integrations.vllm.host_time import DelayLine, HostTime, charger
+from hyperlapse.integrations.vllm.refusals import REFUSED_ROUTES, answer, refused
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -25,11 +27,12 @@ INFERENCE_ROUTES = (
     "/v1/responses",
     "/v1/messages",
     "/inference/v1/generate",
+    *REFUSED_ROUTES,
 )
 
 
 class ChargeHostTime:
-    """Charges a request when a POST to an inference route arrives, and each chunk before it is sent (HostTime)."""
+    """Refuses what cannot be answered; charges a request when it has arrived, and each chunk before it is sent."""
 
     def __init__(self, app: Application) -> None:
         self.app = app
@@ -39,25 +42,61 @@ class ChargeHostTime:
         self._charge_token = charger(host_time.api_token_ns)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or not self._is_inference(scope["path"]):
+        if scope["type"] != "http" or scope["method"] != "POST":
             await self.app(scope, receive, send)
+            return
+        path = scope["path"].rstrip("/")
+        if path not in INFERENCE_ROUTES:
+            await self.app(scope, receive, send)
+            return
+        messages, body = await _read(receive)
+        what = refused(path, body)
+        if what is not None:
+            await _refuse(send, what)
             return
         if self._charge_request is not None:
             self._charge_request()
         if self._delay is not None:
             await self._delay.wait()
+        await self.app(scope, _again(messages, receive), self._charged(send))
+
+    def _charged(self, send: Send) -> Send:
         charge_token = self._charge_token
         if charge_token is None:
-            await self.app(scope, receive, send)
-            return
+            return send
 
         async def charged_send(message: Message) -> None:
             if message["type"] == "http.response.body" and message.get("body"):
                 charge_token()
             await send(message)
 
-        await self.app(scope, receive, charged_send)
+        return charged_send
 
-    @staticmethod
-    def _is_inference(path: str) -> bool:
-        return path.rstrip("/") in INFERENCE_ROUTES
+
+async def _read(receive: Receive) -> tuple[list[Message], bytes]:
+    """The messages of the request's body, and the body."""
+    messages: list[Message] = []
+    while True:
+        message = await receive()
+        messages.append(message)
+        if message["type"] != "http.request" or not message.get("more_body"):
+            return messages, b"".join(message.get("body", b"") for message in messages)
+
+
+def _again(messages: list[Message], receive: Receive) -> Receive:
+    """Gives out the messages once more, then what comes after them."""
+    kept = iter(messages)
+
+    async def receive_again() -> Message:
+        for message in kept:
+            return message
+        return await receive()
+
+    return receive_again
+
+
+async def _refuse(send: Send, what: str) -> None:
+    body = answer(what)
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 400, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

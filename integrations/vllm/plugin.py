@@ -20,6 +20,8 @@ def register() -> None:
     check_version()
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if "serve" in sys.argv and "--worker-cls" not in " ".join(sys.argv):
+        warn_of_foreign_worker("auto")
     tell_run(
         {
             "kind": "imports",
@@ -28,3 +30,19 @@ def register() -> None:
             "modules": len(sys.modules),
         }
     )
+
+
+def warn_of_foreign_worker(worker_class: str) -> None:
+    """Says loudly that a server in a run has another worker than ours: its results mean nothing."""
+    if not os.environ.get("HYPERLAPSE_RUN_DIR") or worker_class.startswith("hyperlapse."):
+        return
+    from hyperlapse.shim._core import core
+
+    print(
+        f"hyperlapse: WARNING: this vLLM server has the worker {worker_class!r}, not Hyperlapse's: sampled ids are garbage "
+        "and attention is not priced. Start it as `vllm serve ...` directly under `hyperlapse run`, or add --worker-cls "
+        "hyperlapse.integrations.vllm.step_worker.StepWorker --load-format dummy",
+        file=sys.stderr,
+        flush=True,
+    )
+    core().lib.hl_report_event(b"foreign-worker", worker_class.encode())

@@ -29,6 +29,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from enum import Enum
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,7 @@ def facts_of(vllm_config: Any, device_facts: bytes) -> dict[str, Any]:
     as the run published them.
     """
     import vllm
+    from torch import __version__ as torch_version
     from vllm import envs
 
     model, cache, scheduler, parallel = (
@@ -94,6 +96,9 @@ def facts_of(vllm_config: Any, device_facts: bytes) -> dict[str, Any]:
     return {
         "profile_version": PROFILE_VERSION,
         "vllm": vllm.__version__,
+        "torch": torch_version,
+        "hyperlapse": metadata.version("hyperlapse"),
+        "libraries": _libraries_digest(),
         "model": _digest(model.hf_config.to_json_string()),
         "configuration": vllm_config.compute_hash(),
         "environment": _digest(environment),
@@ -112,6 +117,16 @@ def facts_of(vllm_config: Any, device_facts: bytes) -> dict[str, Any]:
         "cudagraph_mode": str(vllm_config.compilation_config.cudagraph_mode),
         "cudagraph_capture_sizes": vllm_config.compilation_config.cudagraph_capture_sizes,
     }
+
+
+def _libraries_digest() -> str:
+    """Of our C libraries: another ledger or allocator may find another number."""
+    from hyperlapse.shim._core import CORE_LIBRARY, library
+
+    digest = hashlib.sha256()
+    for path in sorted(library(CORE_LIBRARY).parent.glob("*.so*")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _digest(text: str) -> str:
@@ -148,7 +163,14 @@ def ensure_profile(vllm_config: Any, device_facts: bytes) -> tuple[EngineProfile
     if result["cold"]:
         print("hyperlapse: the compile cache was cold: profiling again with a warm one", file=sys.stderr, flush=True)
         result = _run_worker(vllm_config)
+        if result["cold"]:
+            raise ProfileError(
+                "the compile cache stays cold, so the memory that the model needs cannot be measured as a warmed-up "
+                "server has it: is vLLM's cache directory (VLLM_CACHE_ROOT) writable, VLLM_DISABLE_COMPILE_CACHE unset?"
+            )
     profile = EngineProfile(key=path.stem, made_from=facts, **result["profile"])
+    if not result["fits"]:
+        return profile, False  # nothing to keep: the engine will say from available_bytes what does not fit
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
         json.dump(asdict(profile), file, indent=1)
@@ -230,9 +252,18 @@ def _decode_spec(encoded: dict[str, Any]) -> Any:
     return getattr(kv_cache_interface, encoded["class"])(**values)
 
 
+def compiled_something() -> bool:
+    """True when this process found a cold compile cache and filled it."""
+    from vllm.compilation.counter import compilation_counter as counter
+
+    # counted only when something was compiled and stored (`num_inductor_compiles` also counts what was found)
+    return bool(
+        counter.num_cache_entries_updated or counter.num_compiled_artifacts_saved or counter.num_aot_artifacts_saved
+    )
+
+
 def _make(config_file: Path) -> dict[str, Any]:
     """Boots the stock worker under vLLM's own executor and asks what the engine would ask. In its own process."""
-    from vllm.compilation.counter import compilation_counter
     from vllm.v1.core.kv_cache_utils import get_kv_cache_configs
     from vllm.v1.core.single_type_kv_cache_manager import register_all_kvcache_specs
     from vllm.v1.executor import Executor
@@ -245,21 +276,20 @@ def _make(config_file: Path) -> dict[str, Any]:
         started = time.monotonic()
         available = executor.determine_available_memory()
         seconds = time.monotonic() - started
-        # counted only when something was compiled and stored (`num_inductor_compiles` also counts what was found)
-        cold = (
-            compilation_counter.num_cache_entries_updated > 0
-            or compilation_counter.num_compiled_artifacts_saved > 0
-            or compilation_counter.num_aot_artifacts_saved > 0
-        )
+        cold = compiled_something()
         block_size = vllm_config.cache_config.block_size
         worker = executor.driver_worker.worker
-        graphs = GraphTable([])
-        with contextlib.suppress(ValueError):  # nothing fits: the engine will say so itself, from available_bytes
+        graphs, fits = GraphTable([]), True
+        try:
             configs = get_kv_cache_configs(vllm_config, specs, available)
+        except ValueError:
+            fits = False  # the engine asks itself the same and says so in its own words
+        else:
             executor.collective_rpc("initialize_from_config", args=(configs,))
             graphs = GraphTable.of_manager(worker.model_runner.cudagraph_manager)
         return {
             "cold": cold,
+            "fits": fits,
             "seconds": seconds,
             "profile": {
                 "available_bytes": int(min(available)),

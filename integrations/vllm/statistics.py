@@ -17,6 +17,8 @@ from typing import Any
 
 from vllm.v1.metrics.loggers import StatLoggerBase
 
+from hyperlapse.integrations.vllm.plugin import warn_of_foreign_worker
+
 
 class RunStatistics(StatLoggerBase):  # type: ignore[misc]  # vLLM is not installed where mypy runs
     """One per engine of this API server; outside a run it does nothing."""
@@ -25,6 +27,7 @@ class RunStatistics(StatLoggerBase):  # type: ignore[misc]  # vLLM is not instal
         self._config = vllm_config
         self._engine = engine_index
         self._preemptions = 0
+        warn_of_foreign_worker(vllm_config.parallel_config.worker_cls)
         directory = os.environ.get("HYPERLAPSE_RUN_DIR")
         self._file = -1
         if directory:

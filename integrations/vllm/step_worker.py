@@ -79,6 +79,10 @@ class StepWorker(WorkerBase):  # type: ignore[misc]  # vLLM is not installed whe
         config = self.vllm_config
         for asked, what in (
             (not config.use_v2_model_runner, "this model or flag set runs on vLLM's model runner V1, which"),
+            (config.model_config.quantization is not None, "a quantised model"),
+            (bool(config.model_config.hf_overrides), "--hf-overrides (the predictor reads the model's config.json)"),
+            (config.parallel_config.tensor_parallel_size > 1, "tensor parallelism"),
+            (config.parallel_config.data_parallel_size > 1, "data parallelism"),
             (config.parallel_config.pipeline_parallel_size > 1, "pipeline parallelism"),
             (config.speculative_config is not None, "speculative decoding"),
             (config.lora_config is not None, "LoRA"),

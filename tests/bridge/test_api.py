@@ -253,10 +253,30 @@ def test_a_copy_beyond_its_allocation_is_refused(api: Program) -> None:
     assert lines == ["1 1"]
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        "rt.cudaMemset(at, 0, c_size_t(2**64 - 2048))",
+        "rt.cudaMemset2D(at, c_size_t(2**63), 0, c_size_t(8), c_size_t(3))",
+        "rt.cudaMemset2D(at, c_size_t(2**33), 0, c_size_t(2**33), c_size_t(2**31))",
+        "rt.cudaMemcpy(at, host, c_size_t(2**64 - 2048), 1)",
+        "rt.cudaMemcpy2D(at, c_size_t(2**33), host, c_size_t(2**33), c_size_t(2**33), c_size_t(2**31), 1)",
+        "rt.cudaMallocPitch(byref(c_void_p()), byref(c_size_t()), c_size_t(2**33), c_size_t(2**31))",
+        "cu.cuMemsetD32_v2(at, 0, c_size_t(2**62 + 1))",
+    ],
+)
+def test_sizes_that_wrap_around_are_refused(api: Program, call: str) -> None:
+    lines = api(f"""
+        driver(); at = c_void_p(malloc(1 << 20) + 4096); host = create_string_buffer(4096)
+        print({call})
+    """).lines
+    assert lines == ["1"]
+
+
 def test_attributes_of_pointers(api: Program) -> None:
     lines = api("""
         def kind(pointer):
-            raw = create_string_buffer(64); ok(rt.cudaPointerGetAttributes(raw, c_void_p(pointer)))
+            raw = create_string_buffer(128); ok(rt.cudaPointerGetAttributes(raw, c_void_p(pointer)))
             kind, device, on_device, on_host = struct.unpack_from("iiQQ", raw)
             return kind, device, on_device == pointer, on_host == pointer
         print(kind(malloc(1 << 20) + 5000))
@@ -444,6 +464,72 @@ def test_streams_joined_by_an_event_capture_together(api: Program) -> None:
     """
     ).lines
     assert lines == ["1", "903", "0 907 907"]
+
+
+@pytest.mark.parametrize(
+    ("calls", "code"),
+    [
+        ("", 0),  # nothing to wait for
+        ("fill(b)", 904),
+        ("fill(b); wait(s, b)", 0),
+        ("fill(b); wait(s, b); fill(b)", 904),
+        ("fill(b); wait(c, b); wait(s, c)", 0),  # by way of a third stream
+        ("fill(b); wait(c, b); fill(c); wait(s, b)", 904),
+        ("fill(b); fill(s); wait(b, s)", 904),
+    ],
+)
+def test_forked_work_must_be_joined(api: Program, calls: str, code: int) -> None:
+    lines = api(
+        CAPTURE
+        + f"""
+    b, c = stream(), stream()
+    def fill(which): ok(rt.cudaMemsetAsync(pointer, 9, c_size_t(64), which))
+    def wait(which, other):
+        mark = event(2); ok(rt.cudaEventRecord(mark, other)); ok(rt.cudaStreamWaitEvent(which, mark, 0))
+    ok(rt.cudaStreamBeginCapture(s, 0)); wait(b, s); {calls}
+    print(rt.cudaStreamEndCapture(s, byref(graph)), graph.value is not None)
+    print(status(s), status(b)); fill(b); ok(rt.cudaStreamSynchronize(b))
+    """
+    ).lines
+    assert lines == [f"{code} {code == 0}", "0 0"]
+
+
+@pytest.mark.parametrize(
+    ("call", "codes"),
+    [
+        ("rt.cudaMemsetAsync(pointer, 9, c_size_t(64), None)", "906 2 901"),
+        ("rt.cudaMemcpy(host, pointer, c_size_t(64), 2)", "906 2 901"),
+        ("rt.cudaStreamSynchronize(None)", "906 2 901"),
+        ("rt.cudaStreamQuery(None)", "906 2 901"),
+        ("rt.cudaEventRecord(event(), None)", "906 2 901"),
+        ("rt.cudaStreamIsCapturing(None, byref(c_int()))", "906 1 0"),  # loses nothing
+        ("rt.cudaMemsetAsync(pointer, 9, c_size_t(64), stream())", "0 1 0"),
+        ("rt.cudaMemsetAsync(pointer, 9, c_size_t(64), stream(0))", "0 1 0"),
+    ],
+)
+def test_the_legacy_stream_beside_a_blocking_stream_that_captures(api: Program, call: str, codes: str) -> None:
+    lines = api(
+        CAPTURE
+        + f"""
+    s = stream(0); ok(rt.cudaStreamBeginCapture(s, 2)); code = {call}
+    print(code, status(s), rt.cudaStreamEndCapture(s, byref(graph)))
+    print(rt.cudaMemsetAsync(pointer, 9, c_size_t(64), None))
+    """
+    ).lines
+    assert lines == [codes, "0"]
+
+
+def test_the_legacy_stream_beside_another_stream_that_captures(api: Program) -> None:
+    lines = api(
+        CAPTURE
+        + """
+    mark = event(2); ok(rt.cudaStreamBeginCapture(s, 2))
+    print(rt.cudaMemsetAsync(pointer, 9, c_size_t(64), None), status(s), status(None))
+    ok(rt.cudaEventRecord(mark, s)); print(rt.cudaStreamWaitEvent(None, mark, 0))
+    print(status(s), rt.cudaStreamEndCapture(s, byref(graph)))
+    """
+    ).lines
+    assert lines == ["0 1 0", "906", "2 901"]
 
 
 def test_the_legacy_stream_cannot_capture(api: Program) -> None:

@@ -61,6 +61,15 @@ def test_what_is_generated(tree: Path) -> None:
     assert "| `testNoop` | because |" in files["api-coverage.md"]
 
 
+def test_a_noop_may_check_its_arguments(tree: Path) -> None:
+    with (tree / "csrc/bridge/test/a.c").open("a") as source:
+        source.write("HL_API int testNoop(int a)\n{\n    return !a;\n}\n")
+    text = next(text for path, text in stubgen.generate(tree).items() if path.name == "test_stubs.c")
+    assert "HL_NOOP" not in text
+    assert "extern void testNoop(void);" in text
+    assert not list(stubgen.disagreements(tree))
+
+
 @pytest.mark.parametrize(
     ("code", "problem"),
     [

@@ -50,6 +50,17 @@ with torch.cuda.graph(g):
 for _ in range(2): g.replay()
 torch.cuda.synchronize(); start.record(); g.replay(); stop.record(); stop.synchronize()
 tell("graph of 10 ms", start.elapsed_time(stop))
+forked = torch.cuda.CUDAGraph()
+with torch.cuda.graph(forked):
+    torch.mm(a, b, out=c); side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side): torch.mm(a, b)
+    torch.cuda.current_stream().wait_stream(side)
+forked.replay(); torch.cuda.synchronize()
+try:
+    with torch.cuda.graph(torch.cuda.CUDAGraph()):
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side): torch.mm(a, b)
+except Exception as error: tell("unjoined", str(error).splitlines()[0])
 try:
     with torch.cuda.graph(torch.cuda.CUDAGraph()):
         torch.cuda.synchronize()
@@ -115,6 +126,10 @@ def test_a_graph_costs_the_sum_of_its_nodes(answers: dict[str, Any]) -> None:
         "CUDA error: operation not permitted when stream is capturing",
         "CUDA error: operation failed due to a previous error during capture",
     ]
+
+
+def test_a_forked_stream_must_be_joined(answers: dict[str, Any]) -> None:
+    assert answers["unjoined"] == "CUDA error: capturing stream has unjoined work"
 
 
 def test_memory_ends_as_on_the_card(answers: dict[str, Any]) -> None:

@@ -40,6 +40,7 @@ class RealTimeRun:
         self.gpu = "h100-sxm-80gb"
         self.started: list[subprocess.Popen[bytes]] = []
         self.stuck_after_s: float | None = None
+        self.event = "unknown-kernel"
         self.looks = 0
 
     def __enter__(self) -> RealTimeRun:
@@ -74,7 +75,7 @@ class RealTimeRun:
 
     def events(self) -> list[launcher.Event]:
         self.looks += 1  # 3 at start-up, 3 more while it measures
-        return [launcher.Event("unknown-kernel", "some_kernel", 3 * self.looks)]
+        return [launcher.Event(self.event, "some_kernel", 3 * self.looks)]
 
     def check(self) -> None:
         if self.stuck_after_s is not None and len(self.started) > 1:
@@ -193,6 +194,14 @@ def test_a_failed_request_is_no_result(stand_in: Bench) -> None:
     assert "1 of 6 requests failed; the first: HTTP 400" in result.stderr
 
 
+def test_a_predictor_that_failed_is_no_result(stand_in: Bench) -> None:
+    stand_in.run.event = "predictor-failed"
+    result = command(stand_in, "--trace", str(stand_in.trace()), "--json", "--output", str(stand_in.folder / "out"))
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert "predictor-failed, 3 times: some_kernel" in result.stderr
+
+
 def test_no_progress_ends_the_run(stand_in: Bench) -> None:
     stand_in.run.stuck_after_s = 0.0
     with pytest.raises(BenchError, match="makes no progress"):
@@ -211,6 +220,10 @@ def test_no_progress_ends_the_run(stand_in: Bench) -> None:
         (["--step-fixed", "10"], "expected STEP,PER_PROMPT_TOKEN"),
         (["--trace", "/nowhere.jsonl"], "No such file"),
         (["--trace", "/nowhere.jsonl", "--rate", "3"], "--rate has no meaning with --trace"),
+        (["--gpus", "2"], "this version serves on one virtual GPU"),
+        (["--input-len", "40000", "--output-len", "961"], "the longest sequence that is served is 40960 tokens"),
+        (["--input-len", "900", "--output-len", "125", "--", "--max-model-len", "1024"], "is 1024 tokens"),
+        (["--", "--api-key=secret"], "speaks plain HTTP without a key"),
         (["--", "--port", "8000"], "--port is set by hyperlapse bench"),
         (["--", "--served-model-name=x"], "--served-model-name is set"),
         (["--detail", "instruction"], "kernel"),

@@ -37,9 +37,8 @@ def measure_once(folder: Path, requests: list[TraceRequest]) -> tuple[list[Reque
     with Run() as run:
         run.set_mode(Mode.REAL)
         port = free_port()
-        server = start_server(
-            run, [sys.executable, str(SERVER), "serve", "--port", str(port)], {}, port, folder / "s.log"
-        )
+        program = [sys.executable, str(SERVER), "serve", "--port", str(port)]
+        server = start_server(run, program, {}, port=port, log=folder / "server.log", progress=Silent())
         run.set_mode(Mode.PARKED)
         command = [sys.executable, "-P", str(client_script.path()), "--base-url", f"http://127.0.0.1:{port}"]
         command += ["--model", "m", "--workload", str(folder / "workload.jsonl"), "--output", str(folder / "out.jsonl")]

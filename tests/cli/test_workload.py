@@ -65,6 +65,7 @@ GOOD = '{"arrival_s": 0, "prompt_tokens": 4, "output_tokens": 2}'
         ('{"arrival_s": true, "prompt_tokens": 4, "output_tokens": 2}', "found true or false"),
         ('{"arrival_s": -0.001, "prompt_tokens": 4, "output_tokens": 2}', "'arrival_s' must be 0 or more"),
         ('{"arrival_s": 1e300, "prompt_tokens": 4, "output_tokens": 2}', "'arrival_s' must be 0 or more"),
+        ('{"arrival_s": 1e99999999999999999999, "prompt_tokens": 4, "output_tokens": 2}', "a number is too large"),
         ('{"arrival_s": NaN, "prompt_tokens": 4, "output_tokens": 2}', "NaN is not a number"),
         ('{"arrival_s": 0, "prompt_tokens": 4.0, "output_tokens": 2}', "'prompt_tokens' must be a whole number"),
         ('{"arrival_s": 0, "prompt_tokens": 0, "output_tokens": 2}', "'prompt_tokens' must be at least 1"),
@@ -178,10 +179,12 @@ def test_the_written_workload_holds_ids_or_words(tmp_path: Path) -> None:
 
 def test_requests_that_no_model_can_serve_are_refused_before_the_run(tmp_path: Path) -> None:
     check_lengths(tmp_path, [TraceRequest(0, 90, 10)], 100, 50)
-    with pytest.raises(ValueError, match=r"90 \+ 11 tokens, the model's longest sequence is 100"):
-        check_lengths(tmp_path, [TraceRequest(0, 90, 11)], 100, 50)
-    with pytest.raises(ValueError, match="token id 50"):
-        check_lengths(tmp_path, [TraceRequest(0, 1, 1, prompt_token_ids=(50,))], 100, 50)
+    with pytest.raises(
+        TraceError, match=r":3: 90 prompt \+ 11 output tokens: the longest sequence that is served is 100"
+    ):
+        check_lengths(tmp_path, [TraceRequest(0, 90, 11, line=3)], 100, 50)
+    with pytest.raises(TraceError, match=r":4: token id 50: the model's vocabulary has 50"):
+        check_lengths(tmp_path, [TraceRequest(0, 1, 1, prompt_token_ids=(50,), line=4)], 100, 50)
 
 
 def model_folder(folder: Path, config: object, tokenizer: object | None = None) -> Path:

@@ -13,7 +13,7 @@ from tests.clock.fixture import PROGRAMS, Clock
 
 @pytest.mark.parametrize("kind", ["tcp", "unix", "nagle"])
 def test_messages_arrive_at_the_instant_they_were_sent(virtual_clock: Clock, kind: str) -> None:
-    assert virtual_clock.measure("ping_pong", kind) == {"late": 0, "worst_ns": 0}
+    assert virtual_clock.measure("ping_pong", "edges", kind) == {"late": 0, "worst_ns": 0}
 
 
 def test_starting_processes_takes_no_virtual_time(virtual_clock: Clock, tmp_path: Path) -> None:
@@ -77,4 +77,5 @@ def test_programs_directory_is_complete() -> None:
         "interrupted",
         "python_waits",
         "ping_pong",
+        "edges",
     }

@@ -62,6 +62,30 @@ def spawn(run: Any, body: str) -> Any:
     return run.spawn([sys.executable, "-c", source], stdout=-1, stderr=-1, text=True)
 
 
+def test_no_jump_over_a_price_that_has_just_come(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A price that comes while the time-keeper proves that all are asleep: its waiter must be seen. Idle threads widen the
+    window, the decoy is where a wrong jump would land.
+    """
+    (late,) = results(
+        run,
+        """
+        for _ in range(40):
+            threading.Thread(target=threading.Event().wait, daemon=True).start()
+        def decoy():
+            while True: time.sleep(0.0005)
+        threading.Thread(target=decoy, daemon=True).start()
+        stream, late = lib.hl_timeline_default_stream(0), 0
+        for i in range(400):
+            began_ns, duration_ns = time.monotonic_ns(), 10_000 + i
+            lib.hl_timeline_launch(stream, launch("kernel", "k", duration_ns))
+            lib.hl_timeline_stream_wait(stream)
+            late += time.monotonic_ns() - began_ns != duration_ns
+        say(late)
+        """,
+    )
+    assert late == ["0"]
+
+
 def results(run: Any, *bodies: str) -> list[list[str]]:
     """Output words of participants that start together when all have said so."""
     children = [spawn(run, 'say("ready"); time.sleep(1)\n' + textwrap.dedent(body)) for body in bodies]

@@ -69,8 +69,17 @@ def test_run_serves_on_real_time_until_ready_then_on_the_virtual_clock(
     """A client outside of the run asks a server whose clock is frozen."""
     port = free_port()
     model = resolve_model("qwen3-14b")
-    command = [*HYPERLAPSE, "run", "--detail", "step", "--model", "qwen3-14b", "--freeze", f"ready=http://127.0.0.1:{port}/health"]
-    serve = ["serve", str(model.directory), "--port", str(port), "--max-model-len", "2048"]
+    command = [
+        *HYPERLAPSE,
+        "run",
+        "--detail",
+        "step",
+        "--model",
+        "qwen3-14b",
+        "--freeze",
+        f"ready=http://127.0.0.1:{port}/health",
+    ]
+    serve = ["serve", str(model.directory), "--port", str(port)]
     log = (tmp_path / "log").open("w+b")
     process = subprocess.Popen([*command, "--", *engine.command, *serve], stdout=log, stderr=log, env=dict(os.environ))
     try:

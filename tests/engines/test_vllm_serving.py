@@ -22,6 +22,7 @@ import pytest
 
 from hyperlapse.cli.engine_environment import EngineEnvironment
 from hyperlapse.cli.pricing_process import PricingProcess
+from hyperlapse.cli.progress import Silent
 from hyperlapse.cli.serving import HOST, free_port, loopback_environment, start_server
 from hyperlapse.integrations.vllm import serve_args
 from hyperlapse.shim.launcher import Mode, Run
@@ -72,7 +73,8 @@ def serving(engine: EngineEnvironment, folder: Path, detail: str, *flags: str) -
         serve = serve_args(
             model.directory, detail, executable=engine.command, served_model_name="m", port=port, extra=flags
         )
-        server = start_server(run, serve.argv, {**serve.environment, **loopback_environment()}, port, log)
+        environment = {**serve.environment, **loopback_environment()}
+        server = start_server(run, serve.argv, environment, port=port, log=log, progress=Silent())
         yield Serving(run, server.process, port, log)
 
 
@@ -106,7 +108,9 @@ def test_a_prompt_longer_than_a_step_is_cut_and_still_gives_its_ids(small: Servi
 
 
 def test_several_choices(small: Serving) -> None:
-    assert [len(ids) for ids in small.complete(prompt(5, 40), 7, n=3)] == [7, 7, 7]
+    choices = small.complete(prompt(5, 40), 7, n=3)
+    assert [len(ids) for ids in choices] == [7, 7, 7]
+    assert len({tuple(ids) for ids in choices}) == 3
 
 
 def test_text_prompts_and_chat(small: Serving) -> None:
@@ -129,11 +133,24 @@ def test_preempted_requests_go_on_with_the_same_ids(small: Serving) -> None:
     assert max(record["preemptions"] for record in small.records() if record["kind"] == "step") > 0
 
 
-def test_log_probabilities_are_refused_and_the_server_lives(small: Serving) -> None:
-    status, answer = small.post("/v1/completions", {"prompt": "one", "max_tokens": 2, "logprobs": 1})
+@pytest.mark.parametrize(
+    ("route", "fields"),
+    [
+        ("/v1/completions", {"logprobs": 0}),
+        ("/v1/completions", {"logprobs": 1}),
+        ("/v1/completions", {"prompt_logprobs": 1}),
+        ("/v1/completions", {"structured_outputs": {"choice": ["a", "b"]}}),
+        ("/v1/chat/completions", {"logprobs": True}),
+        ("/v1/chat/completions", {"response_format": {"type": "json_object"}}),
+    ],
+)
+def test_what_needs_logits_is_refused_and_the_server_lives(small: Serving, route: str, fields: dict[str, Any]) -> None:
+    messages = [{"role": "user", "content": "one"}]
+    asked = {"messages": messages} if "chat" in route else {"prompt": "one"}
+    status, answer = small.post(route, {**asked, "max_tokens": 2, **fields})
     assert status == 400
-    assert "logprobs" in answer["error"]["message"]
-    assert small.process.poll() is None
+    assert "virtual GPUs" in answer["error"]["message"]
+    assert len(small.complete(prompt(9, 10), 2)[0]) == 2
 
 
 def test_what_the_engine_says_about_itself(small: Serving) -> None:

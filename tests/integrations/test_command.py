@@ -23,6 +23,9 @@ def test_importing_the_integration_imports_no_engine() -> None:
         ["python", "-m", "vllm.entrypoints.cli.main", "serve", "m"],
         ["python3", "-m", "vllm.entrypoints.openai.api_server", "--model", "m"],
         ["env", "A=b", "vllm", "serve", "m"],
+        ["env", "-u", "X", "vllm", "serve", "m"],
+        ["nice", "-n", "5", "/opt/engine/bin/vllm", "serve", "m"],
+        ["python", "-u", "-X", "dev", "-m", "vllm.entrypoints.cli.main", "serve", "m"],
         ["python3.11", "/opt/engine/bin/vllm", "serve", "m"],
     ],
 )
@@ -42,6 +45,8 @@ def test_servers_get_their_worker(argv: list[str]) -> None:
         ["vllm", "bench", "serve", "--model", "m"],
         ["python", "train.py", "vllm", "serve"],
         ["sleep", "1"],
+        ["mytool", "vllm", "serve"],
+        ["python", "-m", "mytool", "vllm", "serve"],
         ["vllm"],
         [],
         ["python", "run.py", "--mode", "serve", "x", "y", "vllm", "serve"],

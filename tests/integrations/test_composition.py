@@ -69,6 +69,27 @@ def test_resumed_request_prefills_what_it_had_generated_and_goes_on_with_the_sam
     assert len({*first[0], *second[0], *third[0]}) == 3
 
 
+def test_equal_prompts_at_the_same_time_get_different_ids_and_later_the_same_again(scheduler) -> None:
+    book = sequences()
+
+    def first_ids(*names: str) -> list[list[int]]:
+        output = scheduler.output(dict.fromkeys(names, 3), [scheduler.new(name, [1, 2, 3]) for name in names])
+        book.update(output)
+        return book.sampled(book.compose(output))
+
+    choices = first_ids("0_a", "1_a", "2_a")
+    assert len({ids[0] for ids in choices}) == 3
+    book.update(scheduler.output({}, preempted=["1_a"]))
+    book.update(scheduler.output({}, finished=["0_a"]))
+    assert first_ids("1_a") == [choices[1]]
+    assert first_ids("b") == [choices[0]]
+    book.update(scheduler.output({}, preempted=["b"]))
+    book.update(scheduler.output({}, finished=["1_a", "2_a", "b"]))
+    assert len(book) == 0
+    assert not book._twins
+    assert not book._preempted
+
+
 def test_finished_requests_are_forgotten(scheduler) -> None:
     book = sequences()
     output = scheduler.output({"a": 5}, [scheduler.new("a", range(5))])

@@ -23,10 +23,14 @@ def test_absent_file_and_absent_keys_are_zero(tmp_path: Path, monkeypatch: pytes
     assert HostTime.load() == HostTime(0, 0, 0, 0)
     monkeypatch.setenv("HYPERLAPSE_HOST_TIME", "")
     assert HostTime.load() == HostTime(0, 0, 0, 0)
-    monkeypatch.setenv(
-        "HYPERLAPSE_HOST_TIME", write(tmp_path / "h", {"api_request_ns": 9_000_000, "other": "kept out"})
-    )
+    monkeypatch.setenv("HYPERLAPSE_HOST_TIME", write(tmp_path / "h", {"api_request_ns": 9_000_000}))
     assert HostTime.load() == HostTime(api_request_ns=9_000_000)
+
+
+def test_an_unknown_constant_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYPERLAPSE_HOST_TIME", write(tmp_path / "h", {"api_requests_ns": 1}))
+    with pytest.raises(ValueError, match="api_requests_ns"):
+        HostTime.load()
 
 
 @pytest.mark.parametrize("value", [-1, 1.5, "1", True, None])
@@ -63,13 +67,24 @@ def charged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return log
 
 
-def call(scope: dict[str, Any], log: list[str]) -> None:
+def call(scope: dict[str, Any], log: list[str], *bodies: bytes, app: Any = None) -> int:
+    """The status of the answer; `log` gets the bodies that were sent."""
+    parts = list(bodies) or [b"{}"]
+    statuses: list[int] = []
+
+    async def receive() -> dict[str, Any]:
+        if not parts:
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": parts.pop(0), "more_body": bool(parts)}
+
     async def send(message: dict[str, Any]) -> None:
+        if "status" in message:
+            statuses.append(message["status"])
         if message.get("body"):
             log.append(message["body"].decode())
 
-    app = middleware.ChargeHostTime(App())
-    asyncio.run(app(scope, None, send))  # type: ignore[arg-type]
+    asyncio.run(middleware.ChargeHostTime(app or App())(scope, receive, send))  # type: ignore[arg-type]
+    return statuses[0]
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions/", "/v1/responses"])
@@ -83,7 +98,7 @@ def test_a_request_is_charged_once_and_each_chunk_before_it_is_sent(charged: lis
     [
         {"type": "http", "method": "GET", "path": "/metrics"},
         {"type": "http", "method": "POST", "path": "/tokenize"},
-        {"type": "lifespan"},
+        {"type": "lifespan", "method": "", "path": ""},
     ],
 )
 def test_everything_else_passes_free_of_charge(charged: list[str], scope: dict[str, Any]) -> None:
@@ -117,3 +132,60 @@ def test_delay_line_holds_each_back_for_its_time_and_not_the_loop(
 
     asyncio.run(main())
     assert order == ["a in", "b in", "c in", "loop", "a out", "b out", "c out"]
+
+
+def test_the_app_gets_every_part_of_the_body_and_what_comes_after() -> None:
+    got: list[Any] = []
+
+    async def app(_scope: Any, receive: Any, send: Any) -> None:
+        got.extend([await receive(), await receive(), await receive()])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    call({"type": "http", "method": "POST", "path": "/v1/completions"}, [], b"{", b"}", app=app)
+    assert [message.get("body") for message in got] == [b"{", b"}", None]
+    assert got[2]["type"] == "http.disconnect"
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "what"),
+    [
+        ("/v1/completions", {"logprobs": 0}, "log-probabilities"),
+        ("/v1/completions", {"logprobs": 5}, "log-probabilities"),
+        ("/v1/completions", {"prompt_logprobs": 0}, "log-probabilities"),
+        ("/v1/chat/completions", {"logprobs": True}, "log-probabilities"),
+        ("/v1/chat/completions", {"response_format": {"type": "json_object"}}, "structured output"),
+        ("/v1/chat/completions", {"tool_choice": "required"}, "structured output"),
+        ("/v1/completions", {"structured_outputs": {"regex": "a+"}}, "structured output"),
+        ("/v1/completions", {"guided_json": {"type": "object"}}, "structured output"),
+        ("/v1/responses", {"text": {"format": {"type": "json_schema"}}}, "structured output"),
+        ("/v1/completions", {"use_beam_search": True}, "beam search"),
+        ("/inference/v1/generate", {"sampling_params": {"logprobs": 1}}, "log-probabilities"),
+        ("/generative_scoring", {}, "scoring"),
+    ],
+)
+def test_what_needs_logits_is_refused(path: str, fields: dict[str, Any], what: str) -> None:
+    log: list[str] = []
+    body = json.dumps({"prompt": "x", **fields}).encode()
+    assert call({"type": "http", "method": "POST", "path": path}, log, body) == 400
+    assert what in json.loads(log[0])["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"logprobs": None, "prompt_logprobs": None, "response_format": None},
+        {"logprobs": False},
+        {"response_format": {"type": "text"}},
+        {"tool_choice": "auto"},
+        {"use_beam_search": False},
+        {"prompt": "what are logprobs and response_format?"},
+    ],
+)
+def test_everything_else_is_let_through(fields: dict[str, Any]) -> None:
+    body = json.dumps({"prompt": "x", **fields}).encode()
+    assert call({"type": "http", "method": "POST", "path": "/v1/completions"}, [], body) == 200
+
+
+def test_a_body_that_is_no_json_is_the_engines_to_refuse() -> None:
+    assert call({"type": "http", "method": "POST", "path": "/v1/completions"}, [], b"logprobs {") == 200

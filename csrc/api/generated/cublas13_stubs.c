@@ -716,7 +716,7 @@ HL_UNSUPPORTED(cublasZtrsv_v2, "libcublas.so.13", 15)
 HL_UNSUPPORTED(cublasZtrsv_v2_64, "libcublas.so.13", 15)
 HL_UNSUPPORTED(cublasZtrttp, "libcublas.so.13", 15)
 
-/* A real symbol without code fails the link here. */
+/* A symbol without its code fails the link here. */
 extern void cublasCgemmBatched(void);
 extern void cublasCgemmStridedBatched(void);
 extern void cublasCgemm_v2(void);

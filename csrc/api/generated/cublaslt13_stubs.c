@@ -165,7 +165,7 @@ HL_UNSUPPORTED(cublasLt_for_cublas_SSS, "libcublasLt.so.13", 15)
 HL_UNSUPPORTED(cublasLt_for_cublas_TSS, "libcublasLt.so.13", 15)
 HL_UNSUPPORTED(cublasLt_for_cublas_TST, "libcublasLt.so.13", 15)
 
-/* A real symbol without code fails the link here. */
+/* A symbol without its code fails the link here. */
 extern void cublasLtCreate(void);
 extern void cublasLtDestroy(void);
 extern void cublasLtGetCudartVersion(void);

@@ -528,7 +528,7 @@ HL_UNSUPPORTED(cuWaitExternalSemaphoresAsync_ptsz, "libcuda.so.1", 801)
 HL_NOOP(cuProfilerStart)
 HL_NOOP(cuProfilerStop)
 
-/* A real symbol without code fails the link here. */
+/* A symbol without its code fails the link here. */
 extern void cuCtxGetApiVersion(void);
 extern void cuCtxGetCurrent(void);
 extern void cuCtxGetDevice(void);

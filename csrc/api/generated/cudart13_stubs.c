@@ -294,7 +294,7 @@ HL_UNSUPPORTED(cudaWaitExternalSemaphoresAsync_ptsz, "libcudart.so.13", 801)
 HL_NOOP(cudaProfilerStart)
 HL_NOOP(cudaProfilerStop)
 
-/* A real symbol without code fails the link here. */
+/* A symbol without its code fails the link here. */
 extern void __cudaGetKernel(void);
 extern void __cudaInitModule(void);
 extern void __cudaLaunchKernel(void);

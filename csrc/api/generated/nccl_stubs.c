@@ -73,7 +73,7 @@ HL_UNSUPPORTED(pncclTeamRankToLsa, "libnccl.so.2", 5)
 HL_UNSUPPORTED(pncclTeamRankToWorld, "libnccl.so.2", 5)
 HL_UNSUPPORTED(pncclTeamWorld, "libnccl.so.2", 5)
 
-/* A real symbol without code fails the link here. */
+/* A symbol without its code fails the link here. */
 extern void ncclAllGather(void);
 extern void ncclAllReduce(void);
 extern void ncclAlltoAll(void);

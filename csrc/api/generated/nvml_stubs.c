@@ -366,7 +366,7 @@ HL_UNSUPPORTED(nvmlVgpuTypeGetName, "libnvidia-ml.so.1", 3)
 HL_UNSUPPORTED(nvmlVgpuTypeGetNumDisplayHeads, "libnvidia-ml.so.1", 3)
 HL_UNSUPPORTED(nvmlVgpuTypeGetResolution, "libnvidia-ml.so.1", 3)
 
-/* A real symbol without code fails the link here. */
+/* A symbol without its code fails the link here. */
 extern void nvmlDeviceGetArchitecture(void);
 extern void nvmlDeviceGetBrand(void);
 extern void nvmlDeviceGetComputeRunningProcesses(void);

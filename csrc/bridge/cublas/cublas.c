@@ -195,10 +195,11 @@ static cublasStatus_t multiply(hl_bridge_blas *h, const struct product *p, const
                            .batch = p->batch,
                            .a_transposed = p->trans_b != CUBLAS_OP_N,
                            .b_transposed = p->trans_a != CUBLAS_OP_N};
-    if (!hl_bridge_gemm_launch(&gemm, stream))
+    CUresult result = hl_bridge_gemm_launch(&gemm, stream);
+    if (result == CUDA_ERROR_NOT_SUPPORTED)
         return (cublasStatus_t)hl_bridge_unsupported_part(p->api, HL_LIBRARY, "types that have no name, compute type",
                                                           p->compute, caller, CUBLAS_STATUS_NOT_SUPPORTED);
-    return CUBLAS_STATUS_SUCCESS;
+    return result ? CUBLAS_STATUS_EXECUTION_FAILED : CUBLAS_STATUS_SUCCESS;
 }
 
 #define CALLER __builtin_return_address(0)

@@ -380,9 +380,10 @@ HL_API cublasStatus_t cublasLtMatmul(cublasLtHandle_t h, struct desc *desc, cons
         return CUBLAS_STATUS_INVALID_VALUE;
     if (hl_bridge_context_use(&context) || hl_bridge_stream_of(handle, &stream))
         return CUBLAS_STATUS_EXECUTION_FAILED;
-    if (!hl_bridge_gemm_launch(&gemm, stream))
+    CUresult result = hl_bridge_gemm_launch(&gemm, stream);
+    if (result == CUDA_ERROR_NOT_SUPPORTED)
         return (cublasStatus_t)hl_bridge_unsupported_part("cublasLtMatmul", HL_LIBRARY,
                                                           "types that have no name, compute type", gemm.compute,
                                                           __builtin_return_address(0), CUBLAS_STATUS_NOT_SUPPORTED);
-    return CUBLAS_STATUS_SUCCESS;
+    return result ? CUBLAS_STATUS_EXECUTION_FAILED : CUBLAS_STATUS_SUCCESS;
 }

@@ -31,7 +31,7 @@ HL_API cudaError_t cudaStreamIsCapturing(cudaStream_t handle, enum cudaStreamCap
     CUresult result = status ? hl_bridge_runtime_stream(handle, &stream) : CUDA_ERROR_INVALID_VALUE;
 
     if (!result)
-        *status = (enum cudaStreamCaptureStatus)hl_bridge_graph_capture_status(stream);
+        result = hl_bridge_graph_capture_status(stream, (CUstreamCaptureStatus *)status);
     return hl_bridge_runtime_done(result);
 }
 
@@ -43,9 +43,10 @@ static CUresult capture_info(cudaStream_t handle, enum cudaStreamCaptureStatus *
     CUresult result = status ? hl_bridge_runtime_stream(handle, &stream) : CUDA_ERROR_INVALID_VALUE;
     cuuint64_t capture_id;
 
+    if (!result)
+        result = hl_bridge_graph_capture_status(stream, (CUstreamCaptureStatus *)status);
     if (result)
         return result;
-    *status = (enum cudaStreamCaptureStatus)hl_bridge_graph_capture_status(stream);
     hl_bridge_graph_capture_info(stream, &capture_id, graph);
     if (id)
         *id = capture_id;

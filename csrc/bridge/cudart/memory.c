@@ -31,10 +31,15 @@ HL_API cudaError_t cudaMallocManaged(void **pointer, size_t size_bytes, unsigned
 
 HL_API cudaError_t cudaMallocPitch(void **pointer, size_t *pitch, size_t width, size_t height)
 {
-    if (!pitch)
+    size_t row_bytes, bytes;
+
+    if (!pitch || __builtin_add_overflow(width, 511, &row_bytes))
         return hl_bridge_runtime_done(CUDA_ERROR_INVALID_VALUE);
-    *pitch = (width + 511) / 512 * 512;
-    return allocate(HL_MEMORY_DEVICE, pointer, *pitch * height);
+    row_bytes = row_bytes / 512 * 512;
+    if (__builtin_mul_overflow(row_bytes, height, &bytes))
+        return hl_bridge_runtime_done(CUDA_ERROR_INVALID_VALUE);
+    *pitch = row_bytes;
+    return allocate(HL_MEMORY_DEVICE, pointer, bytes);
 }
 
 HL_API cudaError_t cudaFree(void *pointer)
@@ -267,7 +272,7 @@ static cudaError_t copy_symbol(const void *host, const void *source, void *targe
     size_t size;
     CUresult result = symbol(host, &address, &size);
 
-    if (!result && offset + bytes > size)
+    if (!result && (offset > size || bytes > size - offset))
         result = CUDA_ERROR_INVALID_VALUE;
     if (result)
         return hl_bridge_runtime_done(result);

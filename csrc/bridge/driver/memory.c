@@ -233,13 +233,14 @@ static CUresult fill(CUdeviceptr target, size_t pitch, unsigned pattern, unsigne
 {
     hl_bridge_effect effect = {.target = (void *)target,
                                .target_pitch = pitch,
-                               .width = width * pattern_bytes,
                                .height = height,
                                .pattern = pattern,
                                .pattern_bytes = pattern_bytes};
     hl_bridge_stream *stream;
     CUresult result = hl_bridge_driver_stream(handle, &stream);
 
+    if (!result && __builtin_mul_overflow(width, pattern_bytes, &effect.width))
+        result = CUDA_ERROR_INVALID_VALUE;
     return result ? result : hl_bridge_memory_fill(&effect, stream, wait);
 }
 
@@ -360,7 +361,8 @@ HL_API CUresult cuMemSetAccess(CUdeviceptr pointer, size_t size_bytes, const CUm
     hl_memory memory;
 
     hl_bridge_memory_of((void *)pointer, &memory);
-    if (!list || !count || memory.kind != HL_MEMORY_RESERVED || pointer - memory.base + size_bytes > memory.size_bytes)
+    if (!list || !count || memory.kind != HL_MEMORY_RESERVED ||
+        !hl_bridge_memory_inside(&memory, (void *)pointer, size_bytes))
         return CUDA_ERROR_INVALID_VALUE;
     return CUDA_SUCCESS;
 }

@@ -186,9 +186,7 @@ HL_API CUresult cuStreamIsCapturing(CUstream handle, CUstreamCaptureStatus *stat
     hl_bridge_stream *stream;
     CUresult result = status ? hl_bridge_driver_stream(handle, &stream) : CUDA_ERROR_INVALID_VALUE;
 
-    if (!result)
-        *status = hl_bridge_graph_capture_status(stream);
-    return result;
+    return result ? result : hl_bridge_graph_capture_status(stream, status);
 }
 
 static CUresult capture_info(CUstream handle, CUstreamCaptureStatus *status, cuuint64_t *id, CUgraph *graph,
@@ -197,9 +195,10 @@ static CUresult capture_info(CUstream handle, CUstreamCaptureStatus *status, cuu
     hl_bridge_stream *stream;
     CUresult result = status ? hl_bridge_driver_stream(handle, &stream) : CUDA_ERROR_INVALID_VALUE;
 
+    if (!result)
+        result = hl_bridge_graph_capture_status(stream, status);
     if (result)
         return result;
-    *status = hl_bridge_graph_capture_status(stream);
     hl_bridge_graph_capture_info(stream, id, graph);
     if (dependencies)
         *dependencies = NULL;

@@ -74,6 +74,8 @@ static ncclResult_t collective(enum operation operation, const void *send, void 
                         .device = stream->device,
                         .name = names[operation][type],
                         .arg = {(int64_t)(bytes * blocks), comm->ranks}};
+    if (hl_bridge_graph_work(stream))
+        return ncclUnhandledCudaError;
     hl_timeline_rendezvous(stream->line, comm->group, comm->sequence++, (uint32_t)comm->ranks, &launch);
     return ncclSuccess;
 }
@@ -151,15 +153,19 @@ static uint64_t pair_group(const struct pending *one)
     return value ? value : 1;
 }
 
-static void put(const struct pending *one)
+static ncclResult_t put(const struct pending *one)
 {
     hl_launch launch = {.kind = HL_LAUNCH_COLLECTIVE,
                         .device = one->stream->device,
                         .name = names[SEND_RECEIVE][one->type],
                         .arg = {(int64_t)one->bytes, 2}};
 
-    if (one->from != one->to)
-        hl_timeline_rendezvous(one->stream->line, pair_group(one), one->number, 2, &launch);
+    if (one->from == one->to)
+        return ncclSuccess;
+    if (hl_bridge_graph_work(one->stream))
+        return ncclUnhandledCudaError;
+    hl_timeline_rendezvous(one->stream->line, pair_group(one), one->number, 2, &launch);
+    return ncclSuccess;
 }
 
 static int order(const void *left_pointer, const void *right_pointer)
@@ -195,10 +201,8 @@ static ncclResult_t point_to_point(bool send, size_t count, int type, int peer, 
                           .type = type,
                           .bytes = count * type_bytes[type],
                           .number = send ? comm->sent[peer]++ : comm->received[peer]++};
-    if (!group.depth) {
-        put(&one);
-        return ncclSuccess;
-    }
+    if (!group.depth)
+        return put(&one);
     if (group.count == group.room) {
         size_t room = group.room ? group.room * 2 : 16;
         struct pending *grown = realloc(group.list, room * sizeof *grown);
@@ -231,13 +235,15 @@ HL_API ncclResult_t ncclGroupStart(void)
 
 HL_API ncclResult_t ncclGroupEnd(void)
 {
+    ncclResult_t result = ncclSuccess;
+
     if (!group.depth)
         return ncclInvalidUsage;
     if (--group.depth)
         return ncclSuccess;
     qsort(group.list, group.count, sizeof *group.list, order);
-    for (size_t i = 0; i < group.count; i++)
-        put(&group.list[i]);
+    for (size_t i = 0; i < group.count && !result; i++)
+        result = put(&group.list[i]);
     group.count = 0;
-    return ncclSuccess;
+    return result;
 }
