@@ -117,6 +117,8 @@ class Run:
         self._keeper: subprocess.Popen[bytes] | None = None
         self._services: list[subprocess.Popen[Any]] = []
         self._spawned: list[subprocess.Popen[bytes]] = []
+        # Children that this process had before are none of the run's: they neither hold its clock nor end with it.
+        self._foreign = {process.pid for process in psutil.Process().children()}
         self._page: Any = None
         facts = None
         if gpu is not None:
@@ -149,6 +151,9 @@ class Run:
                 )
         self._page = self._core.lib.hl_page_map(directory)
         self._core.lib.hl_control_options(self._page, no_progress_s, int(outside))
+        for pid in self._foreign:
+            if self._core.lib.hl_control_exempt(self._page, pid) != 0:
+                raise RunError("this process has too many other children; start the run from a process of its own")
         keeper = library(KEEPER)
         if not keeper.exists():
             raise RunError(f"{keeper} is missing: install the package with pip, which builds it")
@@ -249,7 +254,12 @@ class Run:
 
     def _descendants(self) -> list[psutil.Process]:
         own = {process.pid for process in [self._keeper, *self._services] if process is not None}
-        return [p for p in psutil.Process().children(recursive=True) if p.pid not in own]
+        found = []
+        for child in psutil.Process().children():
+            if child.pid not in own | self._foreign:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    found += [child, *child.children(recursive=True)]
+        return found
 
     def stop_processes(self) -> None:
         """Ends every participant: asks, on real time (their own shutdown timers must run), then kills."""
@@ -283,7 +293,8 @@ class Run:
         """Orphans of the run became our children (subreaper); leave no zombies of theirs."""
         for process in psutil.Process().children():
             with contextlib.suppress(psutil.NoSuchProcess, ChildProcessError):
-                if process.status() == psutil.STATUS_ZOMBIE and not self._is_popen(process.pid):
+                ours = process.pid not in self._foreign and not self._is_popen(process.pid)
+                if ours and process.status() == psutil.STATUS_ZOMBIE:
                     os.waitpid(process.pid, os.WNOHANG)
 
     def _is_popen(self, pid: int) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from hyperlapse.shim.launcher import Mode, Run
 from tests.clock.fixture import HYPERLAPSE, Clock
 
 
@@ -140,3 +141,17 @@ def test_killed_time_keeper_ends_the_run() -> None:
     assert process.wait(30) == 75
     assert process.stderr is not None
     assert "the time-keeper died" in process.stderr.read()
+
+
+def test_other_children_of_the_launcher_are_none_of_the_runs() -> None:
+    """A program that starts runs by itself may have children of its own: they hold no clock and outlive the run."""
+    other = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+    try:
+        with Run() as run:
+            run.set_mode(Mode.FROZEN)
+            done = run.spawn(["sleep", "3600"])
+            assert done.wait(30) == 0
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
