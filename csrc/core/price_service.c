@@ -71,14 +71,33 @@ static hl_price checked(const hl_price *price, const char *name)
     return good;
 }
 
+/* Under request_lock. */
 static void unlink_request(hl_segment *segment, uint32_t index)
 {
-    hl_lock_acquire(&segment->request_lock);
     uint32_t *at = &segment->request_chains[segment->requests[index].key.high % HL_SEGMENT_REQUEST_CHAINS];
     while (*at && *at != index)
         at = &segment->requests[*at].next_in_chain;
     if (*at)
         *at = segment->requests[index].next_in_chain;
+}
+
+/* Learning a name changes the key of its launches. In one piece for those that ask under the lock: between the steps
+ * they would find neither the price nor, by its new key, the request in flight, and ask a second time. */
+static void publish(hl_segment *segment, uint32_t index)
+{
+    hl_request *request = &segment->requests[index];
+    hl_lock_acquire(&segment->request_lock);
+    if (request->kind == HL_LAUNCH_KERNEL)
+        hl_price_name_learn(segment, request->name_hash, request->price.depends);
+    uint32_t depends = hl_price_depends(segment, request->kind, request->name_hash);
+    hl_price_subject subject = {.kind = request->kind,
+                                .name_hash = request->name_hash,
+                                .profile_hash = segment->devices[request->device].profile_hash,
+                                .arg = request->arg,
+                                .tokens = request->tokens,
+                                .annotation_hash = request->annotation_hash};
+    hl_price_table_insert(segment, hl_price_key(&subject, depends), &request->price, depends & HL_DEPENDS_BATCH);
+    unlink_request(segment, index);
     hl_lock_release(&segment->request_lock);
 }
 
@@ -89,20 +108,7 @@ HL_EXPORT void hl_price_answer(uint32_t index, const hl_price *price)
         hl_report_fatal("request %u was answered, but it is not being priced: answer each request once", index);
     hl_request *request = &segment->requests[index];
     request->price = checked(price, request->name);
-    uint32_t depends = request->kind == HL_LAUNCH_KERNEL ? request->price.depends
-                                                         : hl_price_depends(segment, request->kind, request->name_hash);
-    if (request->kind == HL_LAUNCH_KERNEL) {
-        hl_price_name_learn(segment, request->name_hash, depends);
-        depends = hl_price_depends(segment, request->kind, request->name_hash);
-    }
-    hl_price_subject subject = {.kind = request->kind,
-                                .name_hash = request->name_hash,
-                                .profile_hash = segment->devices[request->device].profile_hash,
-                                .arg = request->arg,
-                                .tokens = request->tokens,
-                                .annotation_hash = request->annotation_hash};
-    hl_price_table_insert(segment, hl_price_key(&subject, depends), &request->price, depends & HL_DEPENDS_BATCH);
-    unlink_request(segment, index);
+    publish(segment, index);
     if (request->price.coverage == HL_COVERAGE_UNKNOWN) {
         atomic_fetch_add(&segment->price_counts.unknown_answers, 1);
         hl_report_event(request->kind == HL_LAUNCH_KERNEL ? "unknown-kernel" : "unknown-launch", request->name);

@@ -19,6 +19,9 @@ RANK = """
         word, *numbers = line.split()
         if word == "compute":
             lib.hl_timeline_launch(stream, launch("kernel", "k", int(numbers[0]), device=rank))
+        elif word == "kernel":
+            lib.hl_timeline_launch(stream, launch("kernel", numbers[0], 1000, device=rank))
+            lib.hl_timeline_stream_wait(stream)
         elif word == "copy":
             lib.hl_timeline_launch(stream, launch("copy", "d2d", 1287 * int(numbers[0]), device=rank))
         elif word == "reduce":
@@ -80,6 +83,19 @@ def test_both_end_together_after_the_later_one(ranks: list[Rank], service: Any) 
     after = [rank.ask("instant") for rank in ranks]
     assert after[0] == after[1] == before[1] + 900 + 5_000_000 + 900 + 1000
     assert sorted(asked.kind for asked in pricer.asked) == ["collective", "kernel"]
+
+
+def test_a_name_learnt_meanwhile_is_asked_for_once(ranks: list[Rank], service: Any) -> None:
+    """Both ranks launch each new kernel at once: the second finds the first's request, or its price."""
+    pricer = service()
+    for number in range(300):
+        for rank in ranks:
+            rank.do("kernel", f"k{number}")
+    for rank in ranks:
+        rank.do("wait")
+    for rank in ranks:
+        rank.expect("done")
+    assert sorted(asked.name for asked in pricer.asked) == sorted(f"k{number}" for number in range(300))
 
 
 def test_the_first_waits_unresolved(ranks: list[Rank], service: Any) -> None:
