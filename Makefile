@@ -3,9 +3,12 @@
 # Needs x86-64 Linux with glibc, Python 3.11-3.13 with its headers, a C compiler and pip. No GPU, no CUDA toolkit.
 
 PYTHON ?= python3
-ENGINE_VERSION ?= 0.23.0
+ENGINE_VERSION ?= 0.32.0
+# The version that the recordings beside the tests were made with.
+RECORDED_VERSION := 0.23.0
 LAUNCHER := .venv
 ENGINE := .venv-vllm
+RECORDED := .venv-vllm-$(RECORDED_VERSION)
 PACKAGES := shim predictor coordinator integrations validation cli
 SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc $(PACKAGES) -type f \
              -not -path '*/__pycache__/*' 2>/dev/null)
@@ -21,8 +24,9 @@ demo: environments
 	$(LAUNCHER)/bin/hyperlapse bench --model qwen3-14b --gpu h100-sxm-80gb --rate 4 --requests 100 \
 	  --input-len 1024 --output-len 128
 
-test: environments $(LAUNCHER)/.dev check
-	HYPERLAPSE_ENGINE_PYTHON=$(CURDIR)/$(ENGINE)/bin/python $(LAUNCHER)/bin/python -m pytest
+test: environments $(RECORDED)/.installed $(LAUNCHER)/.dev check
+	HYPERLAPSE_ENGINE_PYTHON=$(CURDIR)/$(ENGINE)/bin/python \
+	HYPERLAPSE_ENGINE_PYTHON_PREVIOUS=$(CURDIR)/$(RECORDED)/bin/python $(LAUNCHER)/bin/python -m pytest
 
 environments: $(LAUNCHER)/.installed $(ENGINE)/.installed
 
@@ -35,22 +39,35 @@ $(LAUNCHER)/.requirements: requirements/launcher.txt | $(LAUNCHER)/.uv
 	$(LAUNCHER)/bin/uv pip install --quiet --python $(LAUNCHER)/bin/python -r requirements/launcher.txt
 	touch $@
 
-$(LAUNCHER)/.installed: $(LAUNCHER)/.requirements $(SOURCES)
-	$(LAUNCHER)/bin/uv pip install --quiet --python $(LAUNCHER)/bin/python --no-deps --reinstall-package hyperlapse .
+# Built once, installed everywhere.
+build/wheel/.built: $(SOURCES) | $(LAUNCHER)/.uv
+	rm -rf build/wheel
+	$(LAUNCHER)/bin/uv build --quiet --wheel --out-dir build/wheel .
+	touch $@
+
+INSTALL_WHEEL = $(LAUNCHER)/bin/uv pip install --quiet --python $(@D)/bin/python --no-deps \
+  --reinstall-package hyperlapse build/wheel/*.whl
+
+$(LAUNCHER)/.installed: $(LAUNCHER)/.requirements build/wheel/.built
+	$(INSTALL_WHEEL)
 	touch $@
 
 $(LAUNCHER)/.dev: requirements/dev.txt $(LAUNCHER)/.requirements
 	$(LAUNCHER)/bin/uv pip install --quiet --python $(LAUNCHER)/bin/python -r requirements/dev.txt
 	touch $@
 
-$(ENGINE)/.requirements: requirements/vllm-$(ENGINE_VERSION).txt | $(LAUNCHER)/.uv
-	$(LAUNCHER)/bin/uv venv --quiet --python $(LAUNCHER)/bin/python --clear $(ENGINE)
-	$(LAUNCHER)/bin/uv pip install --python $(ENGINE)/bin/python -r requirements/vllm-$(ENGINE_VERSION).txt
-	touch $@
+define engine_environment
+$(1)/.requirements: requirements/vllm-$(2).txt | $(LAUNCHER)/.uv
+	$(LAUNCHER)/bin/uv venv --quiet --python $(LAUNCHER)/bin/python --clear $(1)
+	$(LAUNCHER)/bin/uv pip install --python $(1)/bin/python -r requirements/vllm-$(2).txt
+	touch $$@
 
-$(ENGINE)/.installed: $(ENGINE)/.requirements $(SOURCES)
-	$(LAUNCHER)/bin/uv pip install --quiet --python $(ENGINE)/bin/python --no-deps --reinstall-package hyperlapse .
-	touch $@
+$(1)/.installed: $(1)/.requirements build/wheel/.built
+	$$(INSTALL_WHEEL)
+	touch $$@
+endef
+$(eval $(call engine_environment,$(ENGINE),$(ENGINE_VERSION)))
+$(eval $(call engine_environment,$(RECORDED),$(RECORDED_VERSION)))
 
 # ruff, mypy, and that generated files are current
 check: environments $(LAUNCHER)/.dev
@@ -67,7 +84,8 @@ COMPILE := $(LAUNCHER)/bin/uv pip compile --quiet --python-version 3.11 --no-emi
 requirements: $(LAUNCHER)/.uv
 	$(COMPILE) pyproject.toml -o requirements/launcher.txt
 	$(COMPILE) requirements/dev.in -c requirements/launcher.txt -o requirements/dev.txt
-	$(COMPILE) requirements/vllm-$(ENGINE_VERSION).in -o requirements/vllm-$(ENGINE_VERSION).txt
+	for version in $(ENGINE_VERSION) $(RECORDED_VERSION); do \
+	  $(COMPILE) requirements/vllm-$$version.in -o requirements/vllm-$$version.txt || exit; done
 
 clean:
-	rm -rf $(LAUNCHER) $(ENGINE) build dist
+	rm -rf $(LAUNCHER) $(ENGINE) $(RECORDED) build dist

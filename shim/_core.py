@@ -57,9 +57,10 @@ typedef struct hl_device_facts {
     int32_t compute_major, compute_minor, multiprocessors, l2_cache_bytes, shared_memory_per_block_bytes,
         shared_memory_per_block_optin_bytes, shared_memory_per_multiprocessor_bytes, reserved_shared_memory_per_block_bytes,
         registers_per_multiprocessor, registers_per_block, max_threads_per_multiprocessor, max_blocks_per_multiprocessor,
-        clock_khz, memory_clock_khz, memory_bus_bits, async_engines, persisting_l2_bytes_max, pci_bus_first;
-    int64_t copy_h2d_bytes_per_s, copy_d2h_bytes_per_s, copy_d2d_bytes_per_s, copy_latency_ns, launch_gap_ns, graph_gap_ns,
-        graph_launch_ns;
+        clock_khz, memory_clock_khz, memory_bus_bits, async_engines, persisting_l2_bytes_max, pci_bus_first, ecc, fp32_per_fp64,
+        nvlink_links, nvlink_version;
+    int64_t copy_h2d_bytes_per_s, copy_d2h_bytes_per_s, copy_d2d_bytes_per_s, copy_p2p_bytes_per_s,
+        copy_latency_ns, launch_gap_ns, graph_gap_ns, graph_launch_ns;
     int32_t driver_version;
     char driver_text[32];
 } hl_device_facts;

@@ -14,7 +14,8 @@ from hyperlapse.shim._core import library
 RUN_DIRECTORY_VARIABLE = "HYPERLAPSE_RUN_DIR"
 EXEMPT_VARIABLE = "HYPERLAPSE_EXEMPT"
 
-# The clock first: the CUDA libraries' own waits must find it.
+# The clock first: the CUDA libraries' own waits must find it. Each soname is named here, although the first library needs them
+# all: what a program itself is linked with is looked for along its RPATH before the needs of a preloaded library are.
 CLOCK_LIBRARIES = ("libhyperlapse_clock.so",)
 GPU_LIBRARIES = (
     "libhyperlapse_preload.so",
@@ -22,6 +23,9 @@ GPU_LIBRARIES = (
     "libcuda.so.1",
     "libcublasLt.so.13",
     "libcublas.so.13",
+    "libcudart.so.12",
+    "libcublasLt.so.12",
+    "libcublas.so.12",
     "libnccl.so.2",
     "libnvidia-ml.so.1",
 )

@@ -1,7 +1,7 @@
 /* Device attributes; see attributes.h.
  *
  * What differs between products comes from the device profile. The rest are limits of the programming model, the same
- * on every device of compute capability 7.0 to 10.x (CUDA C++ programming guide, "Compute Capabilities"). An attribute
+ * on every device of compute capability 7.0 to 12.x (CUDA C++ programming guide, "Compute Capabilities"). An attribute
  * that is not in this table is reported by the caller and never answered with 0. */
 #include "bridge/attributes.h"
 
@@ -70,14 +70,13 @@ static const struct {
     {A(MAXIMUM_TEXTURE2D_MIPMAPPED_WIDTH), 32768},
     {A(MAXIMUM_TEXTURE2D_MIPMAPPED_HEIGHT), 32768},
     {A(MAXIMUM_TEXTURE1D_MIPMAPPED_WIDTH), 32768},
-    /* What the driver offers on a data-centre card on Linux. */
+    /* What the driver offers on Linux. */
     {A(GPU_OVERLAP), 1},
     {A(KERNEL_EXEC_TIMEOUT), 0},
     {A(INTEGRATED), 0},
     {A(CAN_MAP_HOST_MEMORY), 1},
     {A(COMPUTE_MODE), CU_COMPUTEMODE_DEFAULT},
     {A(CONCURRENT_KERNELS), 1},
-    {A(ECC_ENABLED), 1},
     {A(PCI_DEVICE_ID), 0},
     {A(PCI_DOMAIN_ID), 0},
     {A(TCC_DRIVER), 0},
@@ -89,7 +88,6 @@ static const struct {
     {A(MULTI_GPU_BOARD), 0},
     {A(MULTI_GPU_BOARD_GROUP_ID), 0},
     {A(HOST_NATIVE_ATOMIC_SUPPORTED), 0},
-    {A(SINGLE_TO_DOUBLE_PRECISION_PERF_RATIO), 2},
     {A(PAGEABLE_MEMORY_ACCESS), 0},
     {A(CONCURRENT_MANAGED_ACCESS), 1},
     {A(COMPUTE_PREEMPTION_SUPPORTED), 1},
@@ -120,6 +118,9 @@ static const struct {
     {A(IPC_EVENT_SUPPORTED), 1},
     {A(MEM_SYNC_DOMAIN_COUNT), 4},
     {A(HANDLE_TYPE_FABRIC_SUPPORTED), 0},
+    /* The card has it over NVLink since Hopper; cuMulticast* is not written (docs/limitations.md), and programs that are told so
+     * take their other way. */
+    {A(MULTICAST_SUPPORTED), 0},
     {A(UNIFIED_FUNCTION_POINTERS), 0},
     {A(NUMA_CONFIG), CU_DEVICE_NUMA_CONFIG_NONE},
     {A(NUMA_ID), -1},
@@ -155,9 +156,10 @@ static bool from_facts(const hl_device_facts *facts, uint32_t device, int attrib
     case A(COMPUTE_CAPABILITY_MAJOR): *value = facts->compute_major; return true;
     case A(COMPUTE_CAPABILITY_MINOR): *value = facts->compute_minor; return true;
     case A(PCI_BUS_ID): *value = facts->pci_bus_first + (int)device; return true;
+    case A(ECC_ENABLED): *value = facts->ecc; return true;
+    case A(SINGLE_TO_DOUBLE_PRECISION_PERF_RATIO): *value = facts->fp32_per_fp64; return true;
     case A(CLUSTER_LAUNCH): *value = facts->compute_major >= 9; return true;
     case A(TENSOR_MAP_ACCESS_SUPPORTED): *value = facts->compute_major >= 9; return true;
-    case A(MULTICAST_SUPPORTED): *value = facts->compute_major >= 9 && hl_device_count() > 1; return true;
     default: return false;
     }
 }
@@ -176,6 +178,32 @@ HL_EXPORT bool hl_bridge_attributes_get(uint32_t device, int attribute, int *val
             return true;
         }
     return false;
+}
+
+HL_EXPORT bool hl_bridge_attributes_peers(uint32_t device, uint32_t peer)
+{
+    const hl_device_facts *facts = hl_device_facts_of(device);
+
+    return facts && device != peer && facts->copy_p2p_bytes_per_s > 0;
+}
+
+HL_EXPORT bool hl_bridge_attributes_linked(uint32_t device, uint32_t peer)
+{
+    return hl_bridge_attributes_peers(device, peer) && hl_device_facts_of(device)->nvlink_links > 0;
+}
+
+HL_EXPORT bool hl_bridge_attributes_p2p(uint32_t device, uint32_t peer, int attribute, int *value)
+{
+    switch (attribute) {
+    case CU_DEVICE_P2P_ATTRIBUTE_ACCESS_SUPPORTED: *value = hl_bridge_attributes_peers(device, peer); return true;
+    /* 0 is the best link of the host; the devices of a run are all alike. */
+    case CU_DEVICE_P2P_ATTRIBUTE_PERFORMANCE_RANK: *value = 0; return true;
+    case CU_DEVICE_P2P_ATTRIBUTE_NATIVE_ATOMIC_SUPPORTED:
+    case CU_DEVICE_P2P_ATTRIBUTE_CUDA_ARRAY_ACCESS_SUPPORTED:
+        *value = hl_bridge_attributes_linked(device, peer);
+        return true;
+    default: return false;
+    }
 }
 
 HL_EXPORT void hl_bridge_attributes_uuid(uint32_t device, uint8_t uuid[16])

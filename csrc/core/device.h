@@ -28,7 +28,12 @@ typedef struct hl_device_facts {
     int32_t async_engines;
     int32_t persisting_l2_bytes_max;
     int32_t pci_bus_first;         /* device i sits on bus pci_bus_first + i */
+    int32_t ecc;                   /* 1: error correction is on */
+    int32_t fp32_per_fp64;         /* single-precision operations in the time of one in double precision */
+    int32_t nvlink_links;          /* links to the switch that joins the devices of a host; 0: PCIe alone */
+    int32_t nvlink_version;        /* as nvmlDeviceGetNvLinkVersion; 0 without links */
     int64_t copy_h2d_bytes_per_s, copy_d2h_bytes_per_s, copy_d2d_bytes_per_s; /* achieved, not peak */
+    int64_t copy_p2p_bytes_per_s;  /* to another device, one way; 0: devices cannot reach each other's memory */
     int64_t copy_latency_ns;
     int64_t launch_gap_ns;         /* device time between two back-to-back kernels of one stream */
     int64_t graph_gap_ns;          /* the same between two nodes of one graph */

@@ -22,7 +22,8 @@ static int64_t bandwidth(const hl_launch *launch, const hl_device_facts *facts)
     if (!strcmp(launch->name, "d2d"))
         return facts->copy_d2d_bytes_per_s;
     if (!strcmp(launch->name, "p2p"))
-        return facts->copy_d2h_bytes_per_s; /* as without a link between the devices: the profiles name none yet */
+        /* Devices that cannot reach each other copy by way of the host's memory. */
+        return facts->copy_p2p_bytes_per_s ? facts->copy_p2p_bytes_per_s : facts->copy_d2h_bytes_per_s;
     hl_report_fatal("a copy named '%s' was launched (known: h2d, d2h, d2d, p2p): please report this", launch->name);
 }
 

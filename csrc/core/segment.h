@@ -24,7 +24,7 @@
 #include "timeline.h"
 
 #define HL_SEGMENT_MAGIC UINT32_C(0x68796c67)
-#define HL_SEGMENT_VERSION 1u
+#define HL_SEGMENT_VERSION 2u
 #define HL_SEGMENT_FILE "gpu"
 
 #define HL_SEGMENT_OWNERS 1024u

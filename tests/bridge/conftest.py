@@ -114,18 +114,19 @@ class _Predictor:
 
 @pytest.fixture(scope="session")
 def run_program(libraries: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Outcome]:
-    """Runs Python code on virtual H100s; `python` chooses the interpreter, `ok` whether it must succeed."""
+    """Runs Python code on virtual GPUs, H100s unless told otherwise; `python` chooses the interpreter, `ok` whether it must succeed."""
 
     def run(
         code: str,
         *,
         gpus: int = 1,
+        gpu: str = "h100-sxm-80gb",
         python: Path = Path(sys.executable),
         extra: Mapping[str, str] | None = None,
         ok: bool = True,
     ) -> Outcome:
         folder = tmp_path_factory.mktemp("run")
-        facts = devices.facts_of(devices.load("h100-sxm-80gb"), gpus)
+        facts = devices.facts_of(devices.load(gpu), gpus)
         assert _core.core().lib.hl_device_segment_create(os.fsencode(folder), facts, gpus) == 0
         predictor, stop = _Predictor(), threading.Event()
         service = threading.Thread(target=pricing.serve, args=(folder, predictor, stop))

@@ -13,10 +13,17 @@ from .conftest import GEMM_NS, Outcome
 Program = Callable[..., Outcome]
 CUBINS = Path(__file__).resolve().parent / "cubins"
 
+#: The runtime of each ABI; where CUDA 12's headers rename a function, a program built with them calls the other name.
+RUNTIMES = {
+    "libcudart.so.13": 'rt = ctypes.CDLL("libcudart.so.13")',
+    "libcudart.so.12": """rt = ctypes.CDLL("libcudart.so.12")
+rt.cudaGetDeviceProperties, rt.cudaStreamGetCaptureInfo = rt.cudaGetDeviceProperties_v2, rt.cudaStreamGetCaptureInfo_v3""",
+}
 PRELUDE = """
 import ctypes, struct, sys
 from ctypes import byref, c_char_p, c_float, c_int, c_size_t, c_uint, c_uint64, c_void_p, create_string_buffer
-rt, cu, nvml = ctypes.CDLL("libcudart.so.13"), ctypes.CDLL("libcuda.so.1"), ctypes.CDLL("libnvidia-ml.so.1")
+cu, nvml = ctypes.CDLL("libcuda.so.1"), ctypes.CDLL("libnvidia-ml.so.1")
+RUNTIME
 rt.cudaGetErrorString.restype = rt.cudaGetErrorName.restype = nvml.nvmlErrorString.restype = c_char_p
 def ok(code):
     assert code == 0, (code, rt.cudaGetErrorName(code))
@@ -41,10 +48,13 @@ def driver():
 """
 
 
-@pytest.fixture
-def api(run_program: Program) -> Program:
+@pytest.fixture(params=RUNTIMES)
+def api(run_program: Program, request: pytest.FixtureRequest) -> Program:
+    """Runs a program against the runtime of one ABI."""
+    prelude = PRELUDE.replace("RUNTIME", RUNTIMES[request.param])
+
     def run(code: str, **options: object) -> Outcome:
-        return run_program(PRELUDE + textwrap.dedent(code), **options)
+        return run_program(prelude + textwrap.dedent(code), **options)
 
     return run
 
@@ -60,19 +70,21 @@ def test_the_same_device_through_three_libraries(api: Program) -> None:
         ok(nvml.nvmlInit_v2())
         handle = c_void_p(); ok(nvml.nvmlDeviceGetHandleByIndex_v2(0, byref(handle)))
         ok(nvml.nvmlDeviceGetName(handle, name, 96)); print(name.value.decode())
-        properties = create_string_buffer(1008)
+        properties = create_string_buffer(1032)
         ok(rt.cudaGetDeviceProperties(properties, 0)); print(properties.value.decode())
         uuid = create_string_buffer(48)
         ok(nvml.nvmlDeviceGetUUID(handle, uuid, 48))
         raw = create_string_buffer(16); ok(cu.cuDeviceGetUuid_v2(raw, 0))
         print(uuid.value.decode().replace("-", "")[3:] == raw.raw.hex() == properties.raw[256:272].hex())
         print(out(c_int, rt.cudaDeviceGetAttribute, 75, 0), out(c_int, cu.cuDeviceGetAttribute, 16, 0))
-        print(out(c_int, rt.cudaRuntimeGetVersion), out(c_int, rt.cudaDriverGetVersion) >= 13000)
+        print(out(c_int, rt.cudaRuntimeGetVersion) // 1000, out(c_int, rt.cudaDriverGetVersion) >= 13000)
         pci = create_string_buffer(16); ok(rt.cudaDeviceGetPCIBusId(pci, 16, 0))
         other = c_void_p(); ok(nvml.nvmlDeviceGetHandleByPciBusId_v2(pci, byref(other)))
         print(other.value == handle.value)
     """).lines
-    assert lines == ["NVIDIA H100 80GB HBM3"] * 3 + ["True", "9 132", "13000 True", "True"]
+    assert lines[:-2] == ["NVIDIA H100 80GB HBM3"] * 3 + ["True", "9 132"]
+    assert lines[-2] in {"12 True", "13 True"}
+    assert lines[-1] == "True"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from hyperlapse.cli.engine_environment import EngineEnvironment
 
 ROOT = Path(__file__).resolve().parents[2]
 BRIDGE = ROOT / "csrc" / "bridge"
+#: The packages of the tests' own environment: nvidia-nvml-dev is there (requirements/dev.txt).
+OWN = Path(sysconfig.get_path("purelib"))
 HEADERS = {
     "cublas/cublas_abi.h": ("cublas_api.h", "CUBLAS_"),
     "nccl/nccl_abi.h": ("nccl.h", "nccl"),
@@ -35,9 +38,9 @@ def compiles(code: str, folders: list[Path], tmp_path: Path) -> str:
 def test_values_and_layouts(engine: EngineEnvironment, tmp_path: Path, ours: str) -> None:
     header, prefix = HEADERS[ours]
     packages = engine.python.parent.parent
-    found = [path for path in packages.rglob(header) if "nvidia" in path.parts]
+    found = [path for place in (packages, OWN) for path in place.rglob(header) if "nvidia" in path.parts]
     if not found:
-        pytest.skip(f"no {header} in the engine's environment (nvidia-nvml-dev has nvml.h)")
+        pytest.skip(f"no {header} in the engine's environment or in this one (requirements/dev.txt has nvml.h)")
     folders = [found[0].parent, *{path.parent for path in packages.rglob("cuda_runtime_api.h")}]
     text = (BRIDGE / ours).read_text()
     checks = [

@@ -14,6 +14,9 @@ SONAMES = (
     "libcuda.so.1",
     "libcublas.so.13",
     "libcublasLt.so.13",
+    "libcudart.so.12",
+    "libcublas.so.12",
+    "libcublasLt.so.12",
     "libnccl.so.2",
     "libnvidia-ml.so.1",
 )
@@ -33,6 +36,9 @@ SYMBOLS = {
     "libcuda.so.1": "cuInit",
     "libcublas.so.13": "cublasCreate_v2",
     "libcublasLt.so.13": "cublasLtCreate",
+    "libcudart.so.12": "cudaMalloc",
+    "libcublas.so.12": "cublasCreate_v2",
+    "libcublasLt.so.12": "cublasLtCreate",
     "libnccl.so.2": "ncclGetVersion",
     "libnvidia-ml.so.1": "nvmlInit_v2",
 }
@@ -59,6 +65,7 @@ for soname, symbol in symbols.items():
     ("name", "symbol", "soname"),
     [
         ("libcudart.so.13.0.96", "cudaMalloc", "libcudart.so.13"),
+        ("/opt/cuda/libcudart.so.12.8.90", "cudaMalloc", "libcudart.so.12"),
         ("libcuda.so", "cuInit", "libcuda.so.1"),
         ("/usr/lib/x86_64-linux-gnu/libcuda.so.580.95.05", "cuInit", "libcuda.so.1"),
         ("/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.580.95.05", "nvmlInit", "libnvidia-ml.so.1"),

@@ -35,6 +35,7 @@ def tree(tmp_path: Path) -> Path:
     (tmp_path / "docs").mkdir()
     shutil.copy(ROOT / "csrc/api/errors.toml", tmp_path / "csrc/api")
     (tmp_path / "csrc/api/test.toml").write_text(MANIFEST)
+    (tmp_path / "csrc/api/gaps.txt").write_text("libtest.so.1 testStub\n")
     (tmp_path / "csrc/bridge/test/a.c").write_text("HL_API int testReal(int a)\n{\n    return a;\n}\n")
     return tmp_path
 
@@ -49,6 +50,32 @@ def test_check_finds_a_stale_file(tree: Path, capsys: pytest.CaptureFixture[str]
     (tree / "csrc/api/generated/test.map").write_text("")
     assert stubgen.main(["--check", "--root", str(tree)]) == 1
     assert "test.map is stale" in capsys.readouterr().err
+
+
+def test_known_gaps_can_only_become_fewer(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gaps, manifest = tree / "csrc/api/gaps.txt", tree / "csrc/api/test.toml"
+    assert stubgen.main(["--root", str(tree)]) == 0
+    manifest.write_text(MANIFEST.replace("[entry_points]", 'testMore = "unsupported"\n[entry_points]'))
+    assert stubgen.main(["--root", str(tree)]) == 1, "stubgen adds no gap by itself"
+    assert "libtest.so.1 testMore is unsupported but no known gap" in capsys.readouterr().err
+    assert "testMore" not in gaps.read_text()
+    manifest.write_text(MANIFEST.replace('testStub = "unsupported"', 'testStub = { status = "noop", reason = "now" }'))
+    assert stubgen.main(["--check", "--root", str(tree)]) == 1, "a line of what is supported by now is stale"
+    assert stubgen.main(["--root", str(tree)]) == 0
+    assert "testStub" not in gaps.read_text()
+
+
+def test_a_name_of_one_target_and_another_status_in_another(tree: Path) -> None:
+    two = MANIFEST.replace("[symbols]", '[target.test2]\nsoname = "libtest.so.2"\nsource = "nowhere"\n[symbols]')
+    two = two.replace('testReal = "real"', 'testReal = { status = "real", test2 = "unsupported" }', 1)
+    (tree / "csrc/api/test.toml").write_text(
+        two.replace('testStub = "unsupported"', 'testStub = { status = "unsupported", only = ["test"] }')
+    )
+    files = {path.name: text for path, text in stubgen.generate(tree).items()}
+    assert "extern void testReal(void);" in files["test_stubs.c"]
+    assert 'HL_UNSUPPORTED(testReal, "libtest.so.2", 3)' in files["test2_stubs.c"]
+    assert "testStub" not in files["test2.map"] + files["test2_stubs.c"]
+    assert "`testReal` (unsupported in test2)" in files["api-coverage.md"]
 
 
 def test_what_is_generated(tree: Path) -> None:
@@ -92,6 +119,8 @@ def test_manifest_and_code_must_agree(tree: Path, code: str, problem: str) -> No
         'testBad = { status = "noop" }',
         'testBad = { status = "real", reason = "none needed" }',
         'testBad = { status = "real", since = 3 }',
+        'testBad = { status = "real", only = ["test9"] }',
+        'testBad = { status = "real", test = "done" }',
     ],
 )
 def test_bad_statuses_are_refused_by_name(tree: Path, line: str) -> None:

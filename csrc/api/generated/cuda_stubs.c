@@ -31,8 +31,6 @@ HL_UNSUPPORTED(cuCtxCreate_v4, "libcuda.so.1", 801)
 HL_UNSUPPORTED(cuCtxDestroy, "libcuda.so.1", 801)
 HL_UNSUPPORTED(cuCtxDestroy_v2, "libcuda.so.1", 801)
 HL_UNSUPPORTED(cuCtxDetach, "libcuda.so.1", 801)
-HL_UNSUPPORTED(cuCtxDisablePeerAccess, "libcuda.so.1", 801)
-HL_UNSUPPORTED(cuCtxEnablePeerAccess, "libcuda.so.1", 801)
 HL_UNSUPPORTED(cuCtxFromGreenCtx, "libcuda.so.1", 801)
 HL_UNSUPPORTED(cuCtxGetCacheConfig, "libcuda.so.1", 801)
 HL_UNSUPPORTED(cuCtxGetDevResource, "libcuda.so.1", 801)
@@ -62,7 +60,6 @@ HL_UNSUPPORTED(cuDeviceGetLuid, "libcuda.so.1", 801)
 HL_UNSUPPORTED(cuDeviceGetMemPool, "libcuda.so.1", 801)
 HL_UNSUPPORTED(cuDeviceGetNvSciSyncAttributes, "libcuda.so.1", 801)
 HL_UNSUPPORTED(cuDeviceGetP2PAtomicCapabilities, "libcuda.so.1", 801)
-HL_UNSUPPORTED(cuDeviceGetP2PAttribute, "libcuda.so.1", 801)
 HL_UNSUPPORTED(cuDeviceGetProperties, "libcuda.so.1", 801)
 HL_UNSUPPORTED(cuDeviceGetTexture1DLinearMaxWidth, "libcuda.so.1", 801)
 HL_UNSUPPORTED(cuDeviceGraphMemTrim, "libcuda.so.1", 801)
@@ -529,6 +526,8 @@ HL_NOOP(cuProfilerStart)
 HL_NOOP(cuProfilerStop)
 
 /* A symbol without its code fails the link here. */
+extern void cuCtxDisablePeerAccess(void);
+extern void cuCtxEnablePeerAccess(void);
 extern void cuCtxGetApiVersion(void);
 extern void cuCtxGetCurrent(void);
 extern void cuCtxGetDevice(void);
@@ -547,6 +546,7 @@ extern void cuDeviceGetAttribute(void);
 extern void cuDeviceGetCount(void);
 extern void cuDeviceGetDefaultMemPool(void);
 extern void cuDeviceGetName(void);
+extern void cuDeviceGetP2PAttribute(void);
 extern void cuDeviceGetPCIBusId(void);
 extern void cuDeviceGetUuid(void);
 extern void cuDeviceGetUuid_v2(void);
@@ -678,6 +678,8 @@ extern void cuTensorMapEncodeTiled(void);
 extern void cuTensorMapReplaceAddress(void);
 extern void cuThreadExchangeStreamCaptureMode(void);
 __attribute__((used)) static void (*const hl_real[])(void) = {
+    cuCtxDisablePeerAccess,
+    cuCtxEnablePeerAccess,
     cuCtxGetApiVersion,
     cuCtxGetCurrent,
     cuCtxGetDevice,
@@ -696,6 +698,7 @@ __attribute__((used)) static void (*const hl_real[])(void) = {
     cuDeviceGetCount,
     cuDeviceGetDefaultMemPool,
     cuDeviceGetName,
+    cuDeviceGetP2PAttribute,
     cuDeviceGetPCIBusId,
     cuDeviceGetUuid,
     cuDeviceGetUuid_v2,

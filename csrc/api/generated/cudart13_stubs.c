@@ -26,7 +26,6 @@ HL_UNSUPPORTED(cudaDeviceGetHostAtomicCapabilities, "libcudart.so.13", 801)
 HL_UNSUPPORTED(cudaDeviceGetLimit, "libcudart.so.13", 801)
 HL_UNSUPPORTED(cudaDeviceGetNvSciSyncAttributes, "libcudart.so.13", 801)
 HL_UNSUPPORTED(cudaDeviceGetP2PAtomicCapabilities, "libcudart.so.13", 801)
-HL_UNSUPPORTED(cudaDeviceGetP2PAttribute, "libcudart.so.13", 801)
 HL_UNSUPPORTED(cudaDeviceGetSharedMemConfig, "libcudart.so.13", 801)
 HL_UNSUPPORTED(cudaDeviceGetTexture1DLinearMaxWidth, "libcudart.so.13", 801)
 HL_UNSUPPORTED(cudaDeviceGraphMemTrim, "libcudart.so.13", 801)
@@ -312,6 +311,7 @@ extern void cudaDeviceGetAttribute(void);
 extern void cudaDeviceGetByPCIBusId(void);
 extern void cudaDeviceGetDefaultMemPool(void);
 extern void cudaDeviceGetMemPool(void);
+extern void cudaDeviceGetP2PAttribute(void);
 extern void cudaDeviceGetPCIBusId(void);
 extern void cudaDeviceGetStreamPriorityRange(void);
 extern void cudaDeviceSetMemPool(void);
@@ -443,6 +443,7 @@ __attribute__((used)) static void (*const hl_real[])(void) = {
     cudaDeviceGetByPCIBusId,
     cudaDeviceGetDefaultMemPool,
     cudaDeviceGetMemPool,
+    cudaDeviceGetP2PAttribute,
     cudaDeviceGetPCIBusId,
     cudaDeviceGetStreamPriorityRange,
     cudaDeviceSetMemPool,

@@ -129,16 +129,11 @@ HL_UNSUPPORTED(nvmlDeviceGetMultiGpuBoard, "libnvidia-ml.so.1", 3)
 HL_UNSUPPORTED(nvmlDeviceGetNumFans, "libnvidia-ml.so.1", 3)
 HL_UNSUPPORTED(nvmlDeviceGetNumGpuCores, "libnvidia-ml.so.1", 3)
 HL_UNSUPPORTED(nvmlDeviceGetNumaNodeId, "libnvidia-ml.so.1", 3)
-HL_UNSUPPORTED(nvmlDeviceGetNvLinkCapability, "libnvidia-ml.so.1", 3)
 HL_UNSUPPORTED(nvmlDeviceGetNvLinkErrorCounter, "libnvidia-ml.so.1", 3)
 HL_UNSUPPORTED(nvmlDeviceGetNvLinkInfo, "libnvidia-ml.so.1", 3)
-HL_UNSUPPORTED(nvmlDeviceGetNvLinkRemoteDeviceType, "libnvidia-ml.so.1", 3)
 HL_UNSUPPORTED(nvmlDeviceGetNvLinkRemotePciInfo, "libnvidia-ml.so.1", 3)
-HL_UNSUPPORTED(nvmlDeviceGetNvLinkRemotePciInfo_v2, "libnvidia-ml.so.1", 3)
-HL_UNSUPPORTED(nvmlDeviceGetNvLinkState, "libnvidia-ml.so.1", 3)
 HL_UNSUPPORTED(nvmlDeviceGetNvLinkUtilizationControl, "libnvidia-ml.so.1", 3)
 HL_UNSUPPORTED(nvmlDeviceGetNvLinkUtilizationCounter, "libnvidia-ml.so.1", 3)
-HL_UNSUPPORTED(nvmlDeviceGetNvLinkVersion, "libnvidia-ml.so.1", 3)
 HL_UNSUPPORTED(nvmlDeviceGetNvlinkBwMode, "libnvidia-ml.so.1", 3)
 HL_UNSUPPORTED(nvmlDeviceGetNvlinkSupportedBwModes, "libnvidia-ml.so.1", 3)
 HL_UNSUPPORTED(nvmlDeviceGetOfaUtilization, "libnvidia-ml.so.1", 3)
@@ -387,6 +382,11 @@ extern void nvmlDeviceGetMemoryInfo_v2(void);
 extern void nvmlDeviceGetMigMode(void);
 extern void nvmlDeviceGetMinorNumber(void);
 extern void nvmlDeviceGetName(void);
+extern void nvmlDeviceGetNvLinkCapability(void);
+extern void nvmlDeviceGetNvLinkRemoteDeviceType(void);
+extern void nvmlDeviceGetNvLinkRemotePciInfo_v2(void);
+extern void nvmlDeviceGetNvLinkState(void);
+extern void nvmlDeviceGetNvLinkVersion(void);
 extern void nvmlDeviceGetP2PStatus(void);
 extern void nvmlDeviceGetPciInfo(void);
 extern void nvmlDeviceGetPciInfo_v2(void);
@@ -424,6 +424,11 @@ __attribute__((used)) static void (*const hl_real[])(void) = {
     nvmlDeviceGetMigMode,
     nvmlDeviceGetMinorNumber,
     nvmlDeviceGetName,
+    nvmlDeviceGetNvLinkCapability,
+    nvmlDeviceGetNvLinkRemoteDeviceType,
+    nvmlDeviceGetNvLinkRemotePciInfo_v2,
+    nvmlDeviceGetNvLinkState,
+    nvmlDeviceGetNvLinkVersion,
     nvmlDeviceGetP2PStatus,
     nvmlDeviceGetPciInfo,
     nvmlDeviceGetPciInfo_v2,

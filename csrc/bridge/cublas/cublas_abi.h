@@ -1,8 +1,10 @@
 /* The part of cuBLAS's C interface that is implemented. NVIDIA's header comes only with the library, half a gigabyte;
- * names, argument types and enum values are the interface (checked against cublas_api.h 13.1 by tests/bridge). */
+ * names, argument types and enum values are the interface, the same in 12.8 and 13.1 (checked against
+ * cublas_api.h by tests/bridge). */
 #ifndef HL_BRIDGE_CUBLAS_ABI_H
 #define HL_BRIDGE_CUBLAS_ABI_H
 
+#include <cuda.h>
 #include <library_types.h>
 
 typedef enum {
@@ -22,7 +24,10 @@ typedef enum { CUBLAS_OP_N = 0, CUBLAS_OP_T = 1, CUBLAS_OP_C = 2 } cublasOperati
 
 enum { CUBLAS_PEDANTIC_MATH = 2, CUBLAS_TF32_TENSOR_OP_MATH = 3 }; /* cublasMath_t, low bits */
 
-/* nvidia-cublas 13.1.0.3 */
+#if CUDA_VERSION >= 13000 /* nvidia-cublas 13.1.0.3 */
 enum { HL_CUBLAS_VERSION = 130100, HL_CUBLAS_MAJOR = 13, HL_CUBLAS_MINOR = 1, HL_CUBLAS_PATCH = 0 };
+#else /* nvidia-cublas-cu12 12.8.4.1 */
+enum { HL_CUBLAS_VERSION = 120804, HL_CUBLAS_MAJOR = 12, HL_CUBLAS_MINOR = 8, HL_CUBLAS_PATCH = 4 };
+#endif
 
 #endif

@@ -1,5 +1,6 @@
 /* Devices of the runtime API. */
 #include <stdatomic.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -109,8 +110,13 @@ static int attribute(uint32_t device, CUdevice_attribute which)
 
 #define A(name) attribute(device, CU_DEVICE_ATTRIBUTE_##name)
 
+/* The structure's layout is the caller's: CUDA 13 dropped eight fields of 12 in its middle (12.8.90 and 13.0.96). */
 #if CUDART_VERSION >= 13000
 _Static_assert(sizeof(struct cudaDeviceProp) == 1008, "cudaDeviceProp of CUDA 13");
+#else
+_Static_assert(sizeof(struct cudaDeviceProp) == 1032 && offsetof(struct cudaDeviceProp, clockRate) == 348 &&
+                   offsetof(struct cudaDeviceProp, multiProcessorCount) == 388,
+               "cudaDeviceProp of CUDA 12");
 #endif
 
 static void fill_limits(struct cudaDeviceProp *prop, uint32_t device)
@@ -213,7 +219,7 @@ static void fill_abilities(struct cudaDeviceProp *prop, uint32_t device)
 #endif
 }
 
-HL_API cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *prop, int ordinal)
+static cudaError_t properties(struct cudaDeviceProp *prop, int ordinal)
 {
     CUresult result = hl_bridge_process_init();
     uint32_t device;
@@ -252,10 +258,27 @@ HL_API cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *prop, int ordi
     prop->clockRate = facts->clock_khz;
     prop->memoryClockRate = facts->memory_clock_khz;
     prop->deviceOverlap = 1;
+    prop->computeMode = A(COMPUTE_MODE);
+    prop->maxTexture1DLinear = A(MAXIMUM_TEXTURE1D_LINEAR_WIDTH);
+    prop->kernelExecTimeoutEnabled = A(KERNEL_EXEC_TIMEOUT);
     prop->singleToDoublePrecisionPerfRatio = A(SINGLE_TO_DOUBLE_PRECISION_PERF_RATIO);
+    prop->cooperativeMultiDeviceLaunch = A(COOPERATIVE_MULTI_DEVICE_LAUNCH);
 #endif
     return cudaSuccess;
 }
+
+/* CUDA 12 fills its structure under a second name; the first one is CUDA 11's there, with a smaller structure. */
+#if CUDART_VERSION >= 13000
+HL_API cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *prop, int ordinal)
+{
+    return properties(prop, ordinal);
+}
+#else
+HL_API cudaError_t cudaGetDeviceProperties_v2(struct cudaDeviceProp *prop, int ordinal)
+{
+    return properties(prop, ordinal);
+}
+#endif
 
 HL_API cudaError_t cudaDeviceGetPCIBusId(char *text, int length, int ordinal)
 {
@@ -309,22 +332,37 @@ HL_API cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes)
     return hl_bridge_runtime_done(result ? result : hl_bridge_memory_info(free_bytes, total_bytes));
 }
 
-/* Peers: any two virtual devices reach each other, as the cards of one host with NVLink or PCIe peer access do. */
 static _Atomic bool peers[HL_DEVICES_MAX][HL_DEVICES_MAX];
 
 HL_API cudaError_t cudaDeviceCanAccessPeer(int *can, int ordinal, int peer)
 {
     CUresult result = hl_bridge_process_init();
-    uint32_t device;
+    uint32_t device, other;
 
     if (!can)
         return hl_bridge_runtime_done(CUDA_ERROR_INVALID_VALUE);
     if (!result)
         result = hl_bridge_process_device(ordinal, &device);
     if (!result)
-        result = hl_bridge_process_device(peer, &device);
+        result = hl_bridge_process_device(peer, &other);
     if (!result)
-        *can = ordinal != peer;
+        *can = hl_bridge_attributes_peers(device, other);
+    return hl_bridge_runtime_done(result);
+}
+
+HL_API cudaError_t cudaDeviceGetP2PAttribute(int *value, enum cudaDeviceP2PAttr attribute, int ordinal, int peer)
+{
+    CUresult result = value ? hl_bridge_process_init() : CUDA_ERROR_INVALID_VALUE;
+    uint32_t device, other;
+
+    if (!result)
+        result = hl_bridge_process_device(ordinal, &device);
+    if (!result)
+        result = hl_bridge_process_device(peer, &other);
+    if (!result && device == other)
+        result = CUDA_ERROR_INVALID_DEVICE;
+    if (!result && !hl_bridge_attributes_p2p(device, other, (int)attribute, value))
+        result = CUDA_ERROR_INVALID_VALUE;
     return hl_bridge_runtime_done(result);
 }
 
@@ -339,6 +377,8 @@ HL_API cudaError_t cudaDeviceEnablePeerAccess(int peer, unsigned flags)
         result = hl_bridge_process_device(peer, &device);
     if (!result && peer == hl_bridge_context_ordinal())
         result = CUDA_ERROR_INVALID_DEVICE;
+    if (!result && !hl_bridge_attributes_peers(hl_bridge_context_current()->device, device))
+        result = CUDA_ERROR_PEER_ACCESS_UNSUPPORTED;
     if (!result && atomic_exchange(&peers[hl_bridge_context_ordinal()][peer], true))
         result = CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED;
     return hl_bridge_runtime_done(result);

@@ -67,6 +67,36 @@ HL_API cudaError_t cudaStreamGetCaptureInfo(cudaStream_t handle, enum cudaStream
         *edges = NULL;
     return hl_bridge_runtime_done(capture_info(handle, status, id, graph, dependencies, count));
 }
+#else
+/* CUDA 12 has three forms: the first of CUDA 10, without the graph; 12's own, which its header calls by the first one's
+ * name; and one with edges. */
+#undef cudaStreamGetCaptureInfo
+HL_API cudaError_t cudaStreamGetCaptureInfo(cudaStream_t handle, enum cudaStreamCaptureStatus *status,
+                                            unsigned long long *id);
+cudaError_t cudaStreamGetCaptureInfo(cudaStream_t handle, enum cudaStreamCaptureStatus *status, unsigned long long *id)
+{
+    return hl_bridge_runtime_done(capture_info(handle, status, id, NULL, NULL, NULL));
+}
+
+HL_API cudaError_t cudaStreamGetCaptureInfo_v2(cudaStream_t handle, enum cudaStreamCaptureStatus *status,
+                                               unsigned long long *id, cudaGraph_t *graph,
+                                               const cudaGraphNode_t **dependencies, size_t *count);
+cudaError_t cudaStreamGetCaptureInfo_v2(cudaStream_t handle, enum cudaStreamCaptureStatus *status,
+                                        unsigned long long *id, cudaGraph_t *graph,
+                                        const cudaGraphNode_t **dependencies, size_t *count)
+{
+    return hl_bridge_runtime_done(capture_info(handle, status, id, graph, dependencies, count));
+}
+
+HL_API cudaError_t cudaStreamGetCaptureInfo_v3(cudaStream_t handle, enum cudaStreamCaptureStatus *status,
+                                               unsigned long long *id, cudaGraph_t *graph,
+                                               const cudaGraphNode_t **dependencies, const cudaGraphEdgeData **edges,
+                                               size_t *count)
+{
+    if (edges)
+        *edges = NULL;
+    return hl_bridge_runtime_done(capture_info(handle, status, id, graph, dependencies, count));
+}
 #endif
 
 HL_API cudaError_t cudaThreadExchangeStreamCaptureMode(enum cudaStreamCaptureMode *mode)

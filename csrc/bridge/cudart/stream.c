@@ -192,3 +192,12 @@ HL_API cudaError_t cudaEventElapsedTime(float *elapsed_ms, cudaEvent_t from_hand
         result = hl_bridge_event_of(to_handle, &to);
     return hl_bridge_runtime_done(result ? result : hl_bridge_event_elapsed(from, to, elapsed_ms));
 }
+
+#if CUDART_VERSION < 13000
+/* Differs from the first form in errors that this one did not tell apart before. */
+HL_API cudaError_t cudaEventElapsedTime_v2(float *elapsed_ms, cudaEvent_t from, cudaEvent_t to);
+cudaError_t cudaEventElapsedTime_v2(float *elapsed_ms, cudaEvent_t from, cudaEvent_t to)
+{
+    return cudaEventElapsedTime(elapsed_ms, from, to);
+}
+#endif

@@ -203,15 +203,54 @@ HL_API CUresult cuDeviceGetPCIBusId(char *text, int length, CUdevice ordinal)
 
 HL_API CUresult cuDeviceCanAccessPeer(int *can, CUdevice ordinal, CUdevice peer)
 {
-    uint32_t device;
+    uint32_t device, other;
     CUresult result = can ? hl_bridge_driver_device(ordinal, &device) : CUDA_ERROR_INVALID_VALUE;
 
     if (!result)
-        result = hl_bridge_driver_device(peer, &device);
+        result = hl_bridge_driver_device(peer, &other);
     if (!result)
-        *can = ordinal != peer;
+        *can = hl_bridge_attributes_peers(device, other);
     return result;
 }
+
+HL_API CUresult cuDeviceGetP2PAttribute(int *value, CUdevice_P2PAttribute attribute, CUdevice ordinal, CUdevice peer)
+{
+    uint32_t device, other;
+    CUresult result = value ? hl_bridge_driver_device(ordinal, &device) : CUDA_ERROR_INVALID_VALUE;
+
+    if (!result)
+        result = hl_bridge_driver_device(peer, &other);
+    if (!result && device == other)
+        result = CUDA_ERROR_INVALID_DEVICE;
+    if (!result && !hl_bridge_attributes_p2p(device, other, (int)attribute, value))
+        result = CUDA_ERROR_INVALID_VALUE;
+    return result;
+}
+
+static bool enabled[HL_DEVICES_MAX][HL_DEVICES_MAX];
+
+static CUresult set_peer(CUcontext handle, bool on)
+{
+    hl_bridge_context *context, *peer = (hl_bridge_context *)handle;
+    CUresult result = hl_bridge_context_need(&context);
+
+    if (!result && !hl_bridge_context_valid(peer))
+        result = CUDA_ERROR_INVALID_CONTEXT;
+    if (result)
+        return result;
+    if (on && !hl_bridge_attributes_peers(context->device, peer->device))
+        return peer == context ? CUDA_ERROR_INVALID_CONTEXT : CUDA_ERROR_PEER_ACCESS_UNSUPPORTED;
+    if (__atomic_exchange_n(&enabled[context->device][peer->device], on, __ATOMIC_ACQ_REL) == on)
+        return on ? CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED : CUDA_ERROR_PEER_ACCESS_NOT_ENABLED;
+    return CUDA_SUCCESS;
+}
+
+HL_API CUresult cuCtxEnablePeerAccess(CUcontext peer, unsigned flags)
+{
+    return flags ? CUDA_ERROR_INVALID_VALUE : set_peer(peer, true);
+}
+
+HL_API CUresult cuCtxDisablePeerAccess(CUcontext peer) { return set_peer(peer, false); }
 
 /* --- contexts --- */
 

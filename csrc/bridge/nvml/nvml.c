@@ -205,7 +205,9 @@ HL_API nvmlReturn_t nvmlDeviceGetBrand(nvmlDevice_t device, int *brand)
     nvmlReturn_t result = check(device, brand);
 
     if (!result)
-        *brand = NVML_BRAND_NVIDIA;
+        *brand = strstr(hl_device_facts_of(number_of(device))->name, "GeForce") ? NVML_BRAND_GEFORCE
+                 : strstr(hl_device_facts_of(number_of(device))->name, "RTX")   ? NVML_BRAND_NVIDIA_RTX
+                                                                                : NVML_BRAND_NVIDIA;
     return result;
 }
 
@@ -392,9 +394,85 @@ HL_API nvmlReturn_t nvmlDeviceGetP2PStatus(nvmlDevice_t first, nvmlDevice_t seco
         result = check(second, status);
     if (!result && (capability < 0 || capability > 4))
         result = NVML_ERROR_INVALID_ARGUMENT;
-    if (!result)
-        *status = NVML_P2P_STATUS_OK; /* the same answer as cudaDeviceCanAccessPeer */
+    if (result)
+        return result;
+    bool over_links = capability == NVML_P2P_CAPS_INDEX_NVLINK || capability == NVML_P2P_CAPS_INDEX_ATOMICS;
+    uint32_t one = number_of(first), other = number_of(second);
+    bool reachable = over_links ? hl_bridge_attributes_linked(one, other) : hl_bridge_attributes_peers(one, other);
+    *status = reachable || one == other ? NVML_P2P_STATUS_OK : NVML_P2P_STATUS_NOT_SUPPORTED;
+    return NVML_SUCCESS;
+}
+
+/* --- NVLink: every link ends at a switch, as on the boards of eight devices that the profiles with links describe --- */
+
+static nvmlReturn_t link_of(nvmlDevice_t device, unsigned link, const void *out)
+{
+    nvmlReturn_t result = check(device, out);
+
+    if (!result && link >= NVML_NVLINK_MAX_LINKS)
+        result = NVML_ERROR_INVALID_ARGUMENT;
+    if (!result && !hl_device_facts_of(number_of(device))->nvlink_links)
+        result = NVML_ERROR_NOT_SUPPORTED;
     return result;
+}
+
+/* One device has a board without a switch here: its links lead nowhere. */
+static bool link_active(nvmlDevice_t device, unsigned link)
+{
+    return hl_device_count() > 1 && link < (unsigned)hl_device_facts_of(number_of(device))->nvlink_links;
+}
+
+HL_API nvmlReturn_t nvmlDeviceGetNvLinkState(nvmlDevice_t device, unsigned link, int *active)
+{
+    nvmlReturn_t result = link_of(device, link, active);
+
+    if (!result)
+        *active = link_active(device, link);
+    return result;
+}
+
+HL_API nvmlReturn_t nvmlDeviceGetNvLinkVersion(nvmlDevice_t device, unsigned link, unsigned *version)
+{
+    nvmlReturn_t result = link_of(device, link, version);
+
+    if (!result)
+        *version = (unsigned)hl_device_facts_of(number_of(device))->nvlink_version;
+    return result;
+}
+
+HL_API nvmlReturn_t nvmlDeviceGetNvLinkCapability(nvmlDevice_t device, unsigned link, int capability, unsigned *value)
+{
+    nvmlReturn_t result = link_of(device, link, value);
+
+    if (!result && (capability < 0 || capability > NVML_NVLINK_CAP_VALID))
+        result = NVML_ERROR_INVALID_ARGUMENT;
+    if (!result)
+        *value = link_active(device, link) && capability != NVML_NVLINK_CAP_SLI_BRIDGE;
+    return result;
+}
+
+HL_API nvmlReturn_t nvmlDeviceGetNvLinkRemoteDeviceType(nvmlDevice_t device, unsigned link, int *type)
+{
+    nvmlReturn_t result = link_of(device, link, type);
+
+    if (!result)
+        *type = link_active(device, link) ? NVML_NVLINK_DEVICE_TYPE_SWITCH : NVML_NVLINK_DEVICE_TYPE_UNKNOWN;
+    return result;
+}
+
+HL_API nvmlReturn_t nvmlDeviceGetNvLinkRemotePciInfo_v2(nvmlDevice_t device, unsigned link, nvmlPciInfo_t *info)
+{
+    nvmlReturn_t result = link_of(device, link, info);
+
+    if (!result && !link_active(device, link))
+        result = NVML_ERROR_NOT_SUPPORTED;
+    if (result)
+        return result;
+    memset(info, 0, sizeof *info);
+    info->bus = 0xC0; /* one switch, on a bus behind those of the devices */
+    snprintf(info->busIdLegacy, sizeof info->busIdLegacy, "0000:C0:00.0");
+    snprintf(info->busId, sizeof info->busId, "00000000:C0:00.0");
+    return NVML_SUCCESS;
 }
 
 HL_API nvmlReturn_t nvmlDeviceGetTopologyCommonAncestor(nvmlDevice_t first, nvmlDevice_t second, int *level)

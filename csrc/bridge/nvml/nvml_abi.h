@@ -42,7 +42,12 @@ typedef struct {
     unsigned gpuInstanceId, computeInstanceId;
 } nvmlProcessInfo_t;
 
-enum { NVML_BRAND_NVIDIA = 14, NVML_TOPOLOGY_SYSTEM = 50, NVML_P2P_STATUS_OK = 0, NVML_FEATURE_ENABLED = 1 };
+enum { NVML_BRAND_GEFORCE = 5, NVML_BRAND_NVIDIA_RTX = 12, NVML_BRAND_NVIDIA = 14 };
+enum { NVML_TOPOLOGY_SYSTEM = 50, NVML_FEATURE_ENABLED = 1 };
+enum { NVML_P2P_STATUS_OK = 0, NVML_P2P_STATUS_NOT_SUPPORTED = 5 };
+enum { NVML_P2P_CAPS_INDEX_NVLINK = 2, NVML_P2P_CAPS_INDEX_ATOMICS = 3 };
+enum { NVML_NVLINK_MAX_LINKS = 18, NVML_NVLINK_CAP_SLI_BRIDGE = 4, NVML_NVLINK_CAP_VALID = 5 };
+enum { NVML_NVLINK_DEVICE_TYPE_SWITCH = 2, NVML_NVLINK_DEVICE_TYPE_UNKNOWN = 255 };
 
 _Static_assert(sizeof(nvmlMemory_t) == 24 && sizeof(nvmlMemory_v2_t) == 40 && sizeof(nvmlPciInfo_t) == 68 &&
                    sizeof(nvmlProcessInfo_v1_t) == 16 && sizeof(nvmlProcessInfo_t) == 24,
