@@ -15,10 +15,15 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hyperlapse.cli.progress import Progress
 
 ENVIRONMENT_VARIABLE = "HYPERLAPSE_ENGINE_PYTHON"
 LOCAL_ENVIRONMENT = ".venv-vllm"
 PACKAGES = ("vllm", "torch", "hyperlapse", "aiohttp", "transformers")
+_QUERY_LIMIT_S = 60
 _QUERY = """
 import importlib.metadata as m, json, platform, sys
 found = {"python": platform.python_version()}
@@ -49,28 +54,56 @@ class EngineEnvironment:
         return [str(script)] if script.is_file() else [str(self.python), "-m", "vllm.entrypoints.cli.main"]
 
     @property
+    def name(self) -> str:
+        return "vllm"
+
+    @property
     def version(self) -> str:
         return self.versions["vllm"]
 
 
-def find_engine(explicit: str | None, environ: Mapping[str, str] = os.environ) -> EngineEnvironment:
-    """The engine environment: `explicit` (--engine), $HYPERLAPSE_ENGINE_PYTHON, ./.venv-vllm, this interpreter.
+def find_engine(
+    explicit: str | None, environ: Mapping[str, str] = os.environ, progress: Progress | None = None
+) -> EngineEnvironment:
+    """The engine environment: `explicit` (--engine), $HYPERLAPSE_ENGINE_PYTHON, ./.venv-vllm, this interpreter, the
+    newest of the cache.
 
-    `explicit` and the variable name an environment's folder or its Python. Raises EngineNotFoundError.
+    `explicit` and the variable name a release (vllm==0.32.0), whose environment is made where it is missing, or an
+    environment's folder or its Python. Raises EngineNotFoundError.
     """
     if explicit:
-        return _inspect(_python_in(Path(explicit), "--engine"))
+        return inspect_engine(_chosen(explicit, "--engine", progress))
     if value := environ.get(ENVIRONMENT_VARIABLE):
-        return _inspect(_python_in(Path(value), f"${ENVIRONMENT_VARIABLE}"))
+        return inspect_engine(_chosen(value, f"${ENVIRONMENT_VARIABLE}", progress))
     local = Path(LOCAL_ENVIRONMENT)
     if local.is_dir():
-        return _inspect(_python_in(local, f"./{LOCAL_ENVIRONMENT}"))
+        return inspect_engine(_python_in(local, f"./{LOCAL_ENVIRONMENT}"))
     if importlib.util.find_spec("vllm") is not None:
-        return _inspect(Path(sys.executable))
+        return inspect_engine(Path(sys.executable))
+    from hyperlapse.cli.engine_cache import newest_complete
+
+    if (cached := newest_complete()) is not None:
+        return inspect_engine(_chosen(f"{cached.engine}=={cached.version}", "the cache of engines", progress))
     raise EngineNotFoundError(
-        f"no environment with vLLM found: ./{LOCAL_ENVIRONMENT} does not exist and vLLM is not installed beside "
-        f"hyperlapse. Run `make demo` once, or name one with --engine PATH or {ENVIRONMENT_VARIABLE}=PATH."
+        f"no environment with vLLM found: ./{LOCAL_ENVIRONMENT} does not exist, vLLM is not installed beside hyperlapse, and "
+        "`hyperlapse engines` has made none. --engine vllm makes one (about 10 GB, once), --engine PATH or "
+        f"{ENVIRONMENT_VARIABLE}=PATH names one that exists."
     )
+
+
+def _chosen(text: str, source: str, progress: Progress | None) -> Path:
+    """The Python that a release or a path names. A path that exists wins: a folder may have an engine's name."""
+    if not Path(text).exists():
+        from hyperlapse.cli.engine_cache import EngineCacheError, ensure
+        from hyperlapse.integrations.environments import EngineReleaseError, parse_release
+
+        try:
+            release = parse_release(text)
+            if release is not None:
+                return ensure(release, progress)
+        except (EngineReleaseError, EngineCacheError) as error:
+            raise EngineNotFoundError(f"{source} {text}: {error}") from None
+    return _python_in(Path(text), source)
 
 
 def _python_in(path: Path, source: str) -> Path:
@@ -81,12 +114,26 @@ def _python_in(path: Path, source: str) -> Path:
     return candidate.absolute()
 
 
-def _inspect(python: Path) -> EngineEnvironment:
+def inspect_engine(python: Path) -> EngineEnvironment:
+    """What is installed beside `python`. Raises EngineNotFoundError when that is no engine, or lacks hyperlapse."""
     query = [str(python), "-I", "-c", _QUERY, *PACKAGES]
-    result = subprocess.run(query, capture_output=True, text=True, timeout=60, check=False)
+    try:
+        result = subprocess.run(query, capture_output=True, text=True, timeout=_QUERY_LIMIT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise EngineNotFoundError(f"{python} does not run: {error}") from None
     if result.returncode != 0:
         raise EngineNotFoundError(f"{python} does not run: {result.stderr.strip()[-500:]}")
-    versions = json.loads(result.stdout)
+    try:
+        versions = json.loads(result.stdout)
+    except ValueError:
+        raise EngineNotFoundError(
+            f"{python} is no Python: asked for its packages, it printed {result.stdout[:80]!r}"
+        ) from None
     if "vllm" not in versions:
         raise EngineNotFoundError(f"{python} has no vLLM: install it there, or name another one with --engine PATH")
+    if "hyperlapse" not in versions:
+        raise EngineNotFoundError(
+            f"{python} has vLLM but not hyperlapse, which must stand beside it: install the same hyperlapse there, or let "
+            "--engine vllm==VERSION make an environment"
+        )
     return EngineEnvironment(python, versions)

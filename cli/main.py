@@ -12,6 +12,11 @@ import click
 COMMANDS = {
     "bench": "hyperlapse.cli.bench",
     "clock": "hyperlapse.cli.clock",
+    "compare": "hyperlapse.cli.compare",
+    "devices": "hyperlapse.cli.devices",
+    "doctor": "hyperlapse.cli.doctor",
+    "engines": "hyperlapse.cli.engines",
+    "models": "hyperlapse.cli.models",
     "predict": "hyperlapse.cli.predict",
     "run": "hyperlapse.cli.run",
 }

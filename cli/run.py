@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -65,6 +66,25 @@ def _wait(
                 click.echo(f"hyperlapse: {ready_url} answers: the clock is {running.name.lower()} from here", err=True)
 
 
+def _activated(engine: str) -> dict[str, str]:
+    """What an environment's `activate` sets."""
+    from hyperlapse.cli.engine_environment import EngineNotFoundError, find_engine
+    from hyperlapse.cli.progress import TerminalProgress
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        with TerminalProgress() as progress:
+            folder = find_engine(engine, progress=progress).python.parent
+    except EngineNotFoundError as error:
+        click.echo(f"hyperlapse: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        click.echo("hyperlapse: interrupted before the command was started", err=True)
+        sys.exit(130)
+    return {"PATH": f"{folder}{os.pathsep}{os.environ.get('PATH', os.defpath)}", "VIRTUAL_ENV": str(folder.parent)}
+
+
 @click.command(
     "run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}, no_args_is_help=True
 )
@@ -101,6 +121,11 @@ def _wait(
     "--model", "models", multiple=True, help="Model (short name, directory or config.json) whose kernels are priced."
 )
 @click.option(
+    "--engine",
+    metavar="NAME==VERSION|PATH",
+    help="Put this engine's environment first on PATH: a release (made once, see `hyperlapse engines`), or a folder.",
+)
+@click.option(
     "--no-progress",
     default=10,
     show_default=True,
@@ -115,6 +140,7 @@ def command(
     freeze: str,
     detail: str,
     models: tuple[str, ...],
+    engine: str | None,
     no_progress: int,
     command_line: tuple[str, ...],
 ) -> None:
@@ -135,6 +161,7 @@ def command(
     if ready_url is None and freeze not in ("start", "manual"):
         raise click.UsageError(f"--freeze {freeze!r}: expected start, ready=URL or manual")
     running = Mode.FLOW if clock == "flow" else Mode.FROZEN
+    activated = {} if engine is None else _activated(engine)
     interrupts = _Interrupts()
     try:
         with Run(None if gpu == "none" else gpu, gpus, no_progress_s=no_progress, outside=True) as run:
@@ -149,7 +176,7 @@ def command(
                 signal.signal(number, interrupts)
             charged = environment_of(load(adapted.engine) if adapted.engine else {}, run.directory)
             try:
-                process = run.spawn(adapted.argv, {**adapted.environment, **charged})
+                process = run.spawn(adapted.argv, {**activated, **adapted.environment, **charged})
             except FileNotFoundError:
                 click.echo(f"hyperlapse: {command_line[0]}: command not found", err=True)
                 sys.exit(127)

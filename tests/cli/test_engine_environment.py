@@ -19,7 +19,7 @@ def environment(folder: Path, answer: str, status: int = 0) -> Path:
 
 
 def test_a_folder_or_its_python_can_be_named(tmp_path: Path) -> None:
-    folder = environment(tmp_path / "env", '{"vllm": "0.23.0", "python": "3.11.2"}')
+    folder = environment(tmp_path / "env", '{"vllm": "0.23.0", "hyperlapse": "0.1.0", "python": "3.11.2"}')
     for name in (str(folder), str(folder / "bin" / "python")):
         found = find_engine(name, {})
         assert found.version == "0.23.0"
@@ -30,20 +30,25 @@ def test_a_folder_or_its_python_can_be_named(tmp_path: Path) -> None:
 
 def test_the_variable_comes_before_the_local_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    environment(tmp_path / ".venv-vllm", '{"vllm": "1"}')
-    other = environment(tmp_path / "other", '{"vllm": "2"}')
+    environment(tmp_path / ".venv-vllm", '{"vllm": "1", "hyperlapse": "1"}')
+    other = environment(tmp_path / "other", '{"vllm": "2", "hyperlapse": "1"}')
     assert find_engine(None, {}).version == "1"
     assert find_engine(None, {"HYPERLAPSE_ENGINE_PYTHON": str(other)}).version == "2"
 
 
 def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with pytest.raises(EngineNotFoundError, match="there is no Python at"):
         find_engine(str(tmp_path / "nowhere"), {})
     with pytest.raises(EngineNotFoundError, match="has no vLLM"):
         find_engine(str(environment(tmp_path / "bare", "{}")), {})
+    with pytest.raises(EngineNotFoundError, match="has vLLM but not hyperlapse"):
+        find_engine(str(environment(tmp_path / "alone", '{"vllm": "1"}')), {})
+    with pytest.raises(EngineNotFoundError, match="is no Python: asked for its packages, it printed 'hello"):
+        find_engine(str(environment(tmp_path / "other", "hello")), {})
     with pytest.raises(EngineNotFoundError, match="does not run"):
         find_engine(str(environment(tmp_path / "broken", "", 1)), {})
     monkeypatch.setattr(engine_environment.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(EngineNotFoundError, match="make demo"):
+    with pytest.raises(EngineNotFoundError, match="--engine vllm makes one"):
         find_engine(None, {})
