@@ -9,15 +9,19 @@ import click
 
 if TYPE_CHECKING:
     from hyperlapse.predictor.composition import BatchComposition
+    from hyperlapse.predictor.devices import DeviceSpec
     from hyperlapse.predictor.prediction import StepPrediction
 
 
 @click.command("predict")
-@click.option("--model", required=True, help="A bundled model by name, or the path of a model's config.json or folder.")
-@click.option("--gpu", default="h100-sxm-80gb", show_default=True, help="GPU product.")
+@click.option("--model", help="A bundled model by name, a folder or config.json, or a name on the Hugging Face hub.")
+@click.option(
+    "--gpu", default="h100-sxm-80gb", show_default=True, help="GPU product, or a profile file (./my-gpu.yaml)."
+)
+@click.option("--engine", default="", metavar="NAME[-VERSION]", help="Engine whose kernels and steps are meant.  [default:"
+              " the one that is known, in its newest version]")  # fmt: skip
 @click.option(
     "--batch",
-    required=True,
     help="Sequences of the step as <new tokens>:<context>[x<count>],... (four decodes at 1,088 tokens: 1:1088x4),"
     " or a whole batch composition (docs/batch-composition.md).",
 )
@@ -27,36 +31,64 @@ if TYPE_CHECKING:
 @click.option("--rows", type=click.IntRange(min=0), help="Sampled rows.  [default: one for each sequence]")
 @click.option("--dtype", default="auto", show_default=True, help="Type of weights and activations.")
 @click.option("--kv-cache-dtype", default="auto", show_default=True, help="Type of the KV cache.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+@click.option("--score", "scored", is_flag=True, help="Instead of a step: how well measurements of this GPU that are left"
+              " out are predicted.")  # fmt: skip
+@click.option("--carried-over-from", metavar="GPU", help="With --score: how well this other GPU's measurements, carried"
+              " over, predict those of --gpu.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def command(
-    model: str,
+    model: str | None,
     gpu: str,
-    batch: str,
+    engine: str,
+    batch: str | None,
     graph: str | None,
     tokens: int | None,
     rows: int | None,
     dtype: str,
     kv_cache_dtype: str,
+    scored: bool,
+    carried_over_from: str | None,
     as_json: bool,
 ) -> None:
     """Predict how long one engine step takes on a GPU."""
-    from hyperlapse.cli.priced_device import priced_device
+    from hyperlapse.cli.priced_device import engine_predictor, priced_device
     from hyperlapse.predictor.models import ModelConfig
     from hyperlapse.predictor.prediction import PredictorError
-    from hyperlapse.predictor.step import StepPredictor
+    from hyperlapse.shim.devices import DeviceProfileError, UnknownDeviceError
     from hyperlapse.shim.models import ModelError, resolve_model
 
     try:
-        config = ModelConfig.from_json(resolve_model(model).config_path, dtype=dtype, kv=kv_cache_dtype)
-        device = priced_device(gpu)
+        if scored:
+            _score(priced_device(gpu), priced_device(carried_over_from) if carried_over_from else None, engine, as_json)
+            return
+        if carried_over_from is not None:
+            raise click.UsageError("--carried-over-from belongs to --score")
+        if model is None or batch is None:
+            raise click.UsageError(f"Missing option '{'--model' if model is None else '--batch'}'.")
         composition = _composition(batch, graph, tokens, rows)
-        step = StepPredictor(config, device).predict(composition)
-    except (PredictorError, ModelError, ValueError, OSError) as error:
+        config = ModelConfig.from_json(resolve_model(model).config_path, dtype=dtype, kv=kv_cache_dtype)
+        predictor = engine_predictor(gpu, engine=engine)
+        step = predictor.step_predictor(config).predict(composition)
+    except (PredictorError, ModelError, DeviceProfileError, UnknownDeviceError, ValueError, OSError) as error:
         raise click.UsageError(str(error)) from error
     if as_json:
-        click.echo(json.dumps(_as_dict(model, device.name, composition, step), indent=2))
+        found = _as_dict(model, predictor.device.name, composition, step)
+        click.echo(json.dumps({**found, "notes": list(predictor.notes)}, indent=2))
     else:
-        _print_table(model, device.name, composition, step)
+        _print_table(model, predictor.device.name, composition, step)
+        for note in predictor.notes:
+            click.echo(f"Note: {note}.")
+
+
+def _score(device: DeviceSpec, source: DeviceSpec | None, engine: str, as_json: bool) -> None:
+    from hyperlapse.integrations import step_recipes
+    from hyperlapse.predictor import score
+    from hyperlapse.predictor.engines import Engines
+
+    data, version = Engines.load(step_recipes()).find(engine)
+    scores = score.run(device, data.database, version or None, source=source, show=not as_json)
+    if as_json:
+        click.echo(score.as_json(scores))
 
 
 def _composition(text: str, graph: str | None, tokens: int | None, rows: int | None) -> BatchComposition:
@@ -83,6 +115,7 @@ def _as_dict(model: str, gpu: str, batch: BatchComposition, step: StepPrediction
         "batch": batch.format(),
         "duration_ns": step.duration_ns,
         "error_ratio": round(step.error_ratio, 4),
+        "error90_ratio": round(step.error90_ratio, 4),
         "coverage_ns": {kind.name.lower(): step.coverage_ns[kind] for kind in Coverage},
         "operators": [
             {
@@ -127,5 +160,8 @@ def _print_table(model: str, gpu: str, batch: BatchComposition, step: StepPredic
     table.add_section()
     table.add_row("step", "", "", "", f"{step.duration_ns / 1e6:.3f}", "100.0%", "", f"±{step.error_ratio:.0%}")
     console.print(table)
+    console.print(
+        f"Expected error ±{step.error_ratio:.1%}; nine in ten within ±{step.error90_ratio:.1%} (docs/durations.md)."
+    )
     shares = ((kind.name.lower(), step.coverage_ns[kind] / step.duration_ns) for kind in Coverage)
     console.print("Where it comes from: " + ", ".join(f"{name} {share:.1%}" for name, share in shares if share))

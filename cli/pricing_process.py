@@ -9,6 +9,7 @@ share the interpreter's lock with the progress display.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import subprocess
@@ -18,6 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
+
+from hyperlapse.cli.log_follower import last_lines
 
 READY_LINE = "ready"
 READY_TIMEOUT_S = 120.0
@@ -51,13 +54,15 @@ class PricingProcess:
         log: Path | None = None,
         *,
         models: Sequence[Path] = (),
+        summary: Path | None = None,
         wait: bool = True,
     ) -> PricingProcess:
         """Starts the service for the run's GPU.
 
         fixed_step: `10ms,40us` (hyperlapse.cli.fixed_step), None for the real predictor; models: config.json files
         whose kernels may be launched (the models of steps come with the steps); log: where its messages go, None for
-        standard error; wait: return only when it answers. Raises PricingError when it does not start.
+        standard error; summary: the file that gets, when the service ends, what it priced and how wrong that may be; wait:
+        return only when it answers. Raises PricingError when it does not start.
         """
         command = [sys.executable, "-m", "hyperlapse.cli.pricing_process", "--run-dir", str(run.directory)]
         command += ["--gpu", run.gpu or ""]
@@ -65,6 +70,8 @@ class PricingProcess:
             command += ["--model", str(model)]
         if fixed_step is not None:
             command += ["--fixed-step", fixed_step]
+        if summary is not None:
+            command += ["--summary", str(summary)]
         errors: IO[bytes] | None = None if log is None else log.open("wb")
         try:
             process = run.spawn_service(command, stdout=subprocess.PIPE if wait else subprocess.DEVNULL, stderr=errors)
@@ -73,7 +80,8 @@ class PricingProcess:
                 errors.close()
         if wait and not _answers(process):
             where = f"its messages are in {log}" if log is not None else "its messages are above"
-            raise PricingError(f"the pricing service did not start; {where}")
+            said = [line for line in last_lines(log, 1) if line] if log is not None else []
+            raise PricingError(f"the pricing service did not start{''.join(f': {line}' for line in said)}; {where}")
         return cls(process)
 
 
@@ -94,6 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--gpu", required=True)
     parser.add_argument("--model", type=Path, action="append", default=[], help="config.json of a model that is served")
     parser.add_argument("--fixed-step", help="STEP,PER_PROMPT_TOKEN: price every step by this rule")
+    parser.add_argument("--summary", type=Path, help="written at the end: what was priced, and its error")
     options = parser.parse_args(arguments)
 
     from hyperlapse.shim import pricing
@@ -102,10 +111,31 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the launcher's to handle
     threading.Thread(target=_stop_without_parent, args=(stop, os.getppid()), daemon=True).start()
-    predictor = _predictor(options.gpu, options.model, options.fixed_step)
+    try:
+        predictor = _predictor(options.gpu, options.model, options.fixed_step)
+    except _wrong_input() as error:
+        print(error, file=sys.stderr)
+        return 2
     print(READY_LINE, flush=True)
     pricing.serve(options.run_dir, predictor, stop)
+    if options.summary is not None:
+        _write_summary(options.summary, predictor)
     return 0
+
+
+def _wrong_input() -> tuple[type[Exception], ...]:
+    """What a predictor says on purpose: a product, a model or tables that it does not know."""
+    from hyperlapse.predictor.prediction import PredictorError
+    from hyperlapse.shim.devices import DeviceProfileError, UnknownDeviceError
+
+    return (PredictorError, DeviceProfileError, UnknownDeviceError)
+
+
+def _write_summary(path: Path, predictor: Any) -> None:
+    """What was priced and how wrong it may be (hyperlapse.predictor.uncertainty); nothing for a fixed step."""
+    priced = getattr(predictor, "priced", None)
+    if priced is not None:
+        path.write_text(json.dumps(priced.as_dict(predictor.notes), indent=2) + "\n", encoding="utf-8")
 
 
 def _predictor(gpu: str, models: Sequence[Path], fixed_step: str | None) -> Any:
@@ -113,12 +143,9 @@ def _predictor(gpu: str, models: Sequence[Path], fixed_step: str | None) -> Any:
         from hyperlapse.cli.fixed_step import parse_fixed_step
 
         return parse_fixed_step(fixed_step)
-    from hyperlapse.cli.priced_device import priced_device
-    from hyperlapse.integrations import kernel_maps
-    from hyperlapse.predictor.engine import EnginePredictor
-    from hyperlapse.predictor.models import ModelConfig
+    from hyperlapse.cli.priced_device import engine_predictor
 
-    return EnginePredictor(priced_device(gpu), [ModelConfig.from_json(path) for path in models], kernel_maps())
+    return engine_predictor(gpu, models)
 
 
 def _stop_without_parent(stop: threading.Event, parent: int) -> None:

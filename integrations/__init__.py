@@ -35,3 +35,8 @@ def adapt_command(argv: Sequence[str], detail: str) -> Command:
 def kernel_maps() -> list[Path]:
     """Every engine's map from kernel names to operators, as the predictor reads them."""
     return sorted(Path(__file__).parent.glob("*/kernels.yaml"))
+
+
+def step_recipes() -> list[Path]:
+    """Every engine's data about its steps (what it launches, held-out errors of its kernels), as the predictor reads it."""
+    return sorted(Path(__file__).parent.glob("*/steps.yaml"))

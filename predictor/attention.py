@@ -10,8 +10,10 @@ each checked by `score` where the tables allow it:
 * prefill over past context: the measured prefill of the new tokens plus the rectangle `new x context`, at the rate of
   the rectangle in measured prefills (a whole prompt less its two halves), over the waves of thread blocks it fills;
   never less than decoding over that context;
-* prefill and decode in one step: FlashAttention 3 runs one kernel over both; its duration is taken as the sum of the
-  two parts less one kernel's floor. Overlap of decode's streaming with prefill's arithmetic would make it shorter.
+* prefill and decode in one step: one kernel runs over both; its duration is taken as the sum of the two parts less one
+  kernel's floor. Overlap of decode's streaming with prefill's arithmetic would make it shorter. Where that kernel does
+  not split keys (FlashAttention 2), a thread block walks over the whole context of its sequence with a tile of queries
+  that is mostly empty: decodes, and chunks over past context, then cost those tiles at the rate of the rectangle.
 
 It must never return less than the KV bytes at the peak bandwidth or the operations at the peak rate. In the tables a KV
 cache below the L2 size is read again and again and partly comes from there; in a real step it would not.
@@ -25,19 +27,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hyperlapse.predictor import accuracy as accuracies
+from hyperlapse.predictor.accuracy import Accuracy, ErrorRatio
 from hyperlapse.predictor.composition import BatchComposition
 from hyperlapse.predictor.database import AttentionTable, HeadConfig, KernelDatabase
 from hyperlapse.predictor.devices import DeviceSpec
 from hyperlapse.predictor.models import ModelConfig
 from hyperlapse.predictor.prediction import Coverage, Prediction, UnsupportedModelError
-
-# Median relative errors of `python -m hyperlapse.predictor.score`, rounded up. Extrapolated: twice what chunked against
-# whole prefill shows there, a stated guess for the rest.
-DECODE_ERROR = {Coverage.MEASURED: 0.01, Coverage.INTERPOLATED: 0.02, Coverage.EXTRAPOLATED: 0.1}
-PREFILL_ERROR = {Coverage.MEASURED: 0.01, Coverage.INTERPOLATED: 0.03, Coverage.EXTRAPOLATED: 0.1}
-
-# Launches of one attention: FlashAttention 3 itself, and either the joining of splits or the reset of its tile counter.
-ATTENTION_LAUNCHES = 2
 
 _QUERY_TILE = 128  # rows of queries that a thread block of FlashAttention 3 takes (head_dim 128, Hopper)
 
@@ -45,6 +41,8 @@ _QUERY_TILE = 128  # rows of queries that a thread block of FlashAttention 3 tak
 _PREFILL_EFFICIENCY = 0.6
 
 _LONG = 4096  # tokens from which a prompt's rectangle is long enough to be told from noise
+
+_BEYOND_L2 = 4  # times the L2 size from which a KV cache is streamed from memory
 
 _CACHE_LIMIT = 65536
 
@@ -105,7 +103,18 @@ class BatchTotals:
 class AttentionModel:
     """Attention of one layer of one model on one device."""
 
-    def __init__(self, database: KernelDatabase, model: ModelConfig, device: DeviceSpec) -> None:
+    def __init__(
+        self,
+        database: KernelDatabase,
+        model: ModelConfig,
+        device: DeviceSpec,
+        *,
+        launches: int = 2,
+        accuracy: Accuracy = accuracies.DEFAULT,
+    ) -> None:
+        """launches: kernels of one layer's attention; the gaps between them are inside each measured figure."""
+        self._launches = launches
+        self._accuracy = accuracy
         wanted = HeadConfig(model.heads, model.kv_heads, model.head_dim, model.kv_dtype)
         self._device = device
         self._model = model
@@ -113,10 +122,15 @@ class AttentionModel:
         self._pair_operations = 4.0 * model.q_width  # one query against one key: two products of head_dim
         config, decode_scale = _nearest(database.decode_configs(), wanted, decode=True)
         self._exact = config == wanted
-        self._decode = _decode_grid(database.decode(config), self._kv_bytes / decode_scale, decode_scale)
+        decode_table = database.decode(config)
+        self._decode = _decode_grid(decode_table, self._kv_bytes / decode_scale, decode_scale, device)
         config, prefill_scale = _nearest(database.prefill_configs(), wanted, decode=False)
         self._exact = self._exact and config == wanted
-        self._prefill = _prefill_grid(database.prefill(config), prefill_scale)
+        prefill_table = database.prefill(config)
+        self._prefill = _prefill_grid(prefill_table, prefill_scale)
+        self._least_coverage = max(decode_table.coverage, prefill_table.coverage)
+        if not self._exact:
+            self._least_coverage = max(self._least_coverage, Coverage.EXTRAPOLATED)
         self._floor_ns = min(self._prefill.latency_ns[0][0], self._decode.latency_ns[0][0])
         self._rectangle_rate = self._measured_rectangle_rate()
         self._cache: dict[tuple[float, ...], tuple[float, Coverage]] = {}
@@ -129,23 +143,26 @@ class AttentionModel:
         """As predict, of a batch that was added up already."""
         decodes, contexts, uniform, prefills = totals.decodes, totals.contexts, totals.uniform, totals.prefills
         pairs = sum((new * context + new * (new + 1) // 2) * count for new, context, count in prefills)
-        latency_ns, coverage, error = self._floor_ns, Coverage.MEASURED, 0.0
+        latency_ns, coverage = self._floor_ns, self._least_coverage
+        error = self._accuracy.of(accuracies.DECODE, coverage)
         if decodes:
-            latency_ns, coverage = self.decode_ns(decodes, contexts / decodes)
-            if not uniform:
-                coverage = max(coverage, Coverage.INTERPOLATED)
-            error = DECODE_ERROR[coverage]
+            latency_ns, decode_coverage = self.decode_ns(decodes, contexts / decodes)
+            coverage = max(coverage, decode_coverage, Coverage.MEASURED if uniform else Coverage.INTERPOLATED)
+            error = self._accuracy.of(accuracies.DECODE, coverage)
         if prefills:
             prefill_ns, prefill_coverage = self._prefill_ns(prefills)
-            latency_ns = latency_ns + prefill_ns - self._floor_ns if decodes else prefill_ns
             coverage = max(coverage, prefill_coverage, Coverage.INTERPOLATED if decodes else Coverage.MEASURED)
-            error = max(error, PREFILL_ERROR[coverage])
-        if not self._exact:
-            coverage, error = Coverage.EXTRAPOLATED, DECODE_ERROR[Coverage.EXTRAPOLATED]
+            prefill_error = self._accuracy.of(accuracies.PREFILL, coverage)
+            if decodes:
+                latency_ns = max(latency_ns, self._floor_ns + self._unsplit_ns(1, contexts, decodes))
+                error = _weighted(error, latency_ns, prefill_error, prefill_ns)
+                latency_ns += prefill_ns - self._floor_ns
+            else:
+                latency_ns, error = prefill_ns, prefill_error
         light_ns = self._device.light_ns(self._kv_bytes * contexts, self._pair_operations * pairs)
         # The gaps after its launches are inside each measured figure; the step adds gaps itself.
-        latency_ns -= ATTENTION_LAUNCHES * self._device.graph_gap_ns
-        return Prediction(round(max(latency_ns, light_ns)), coverage, error)
+        latency_ns -= self._launches * self._device.graph_gap_ns
+        return Prediction(round(max(latency_ns, light_ns)), coverage, error.median, error.p90)
 
     def decode_ns(self, count: int, context: float) -> tuple[float, Coverage]:
         """A uniform decode batch: latency as measured (one gap inside) and its coverage."""
@@ -227,7 +244,7 @@ class AttentionModel:
     def _prefill_ns(self, prefills: tuple[tuple[int, int, int], ...]) -> tuple[float, Coverage]:
         sequences = sum(count for _, _, count in prefills)
         coverage = Coverage.MEASURED if len(prefills) == 1 else Coverage.INTERPOLATED
-        latency_ns, pairs, blocks, cached = 0.0, 0, 0, 0
+        latency_ns, pairs, blocks, cached, unsplit_ns = 0.0, 0, 0, 0, 0.0
         for new, context, count in prefills:
             share_ns, share_coverage = self.prefill_ns(sequences, new)
             latency_ns += share_ns * count / sequences
@@ -236,14 +253,25 @@ class AttentionModel:
                 pairs += new * context * count
                 blocks += -(-new // _QUERY_TILE) * self._model.heads * count
                 cached += context * count
+                unsplit_ns += self._unsplit_ns(new, context * count, count)
         if pairs:
             rectangle_ns = self._pair_operations * pairs * 1e9 / self._rectangle_rate
-            latency_ns += rectangle_ns / _occupancy(blocks, self._device.multiprocessors)
+            latency_ns += max(rectangle_ns / _occupancy(blocks, self._device.multiprocessors), unsplit_ns)
             # However few the new tokens, the context has to be read as a decode would read it.
             decode_ns, _ = self.decode_ns(sequences, cached / sequences)
             latency_ns = max(latency_ns, decode_ns)
             coverage = Coverage.EXTRAPOLATED
         return latency_ns, coverage
+
+    def _unsplit_ns(self, new: int, contexts: int, count: int) -> float:
+        """Walking over the contexts (their sum) of `count` sequences with whole tiles of queries; 0 where keys are split."""
+        rows = self._device.unsplit_tile_rows
+        if not rows:
+            return 0.0
+        tiles = -(-new // rows)
+        blocks = tiles * self._model.heads * count
+        operations = self._pair_operations * tiles * rows * contexts
+        return operations * 1e9 / self._rectangle_rate / min(blocks / self._device.multiprocessors, 1.0)
 
     def _measured_rectangle_rate(self) -> float:
         """Operations per second of the rectangle `half x half` that a long prompt is more than its two halves."""
@@ -260,6 +288,14 @@ class AttentionModel:
         if not rates:
             raise ValueError(f"a prefill attention table without lengths of {_LONG} and more")
         return float(np.median(rates))
+
+
+def _weighted(one: ErrorRatio, one_ns: float, other: ErrorRatio, other_ns: float) -> ErrorRatio:
+    share = one_ns / (one_ns + other_ns)
+    return ErrorRatio(
+        one.median * share + other.median * (1 - share),
+        one.p90 * share + other.p90 * (1 - share),
+    )
 
 
 def _occupancy(blocks: int, multiprocessors: int) -> float:
@@ -287,12 +323,15 @@ def _position(axis: list[int], value: float, *, logarithmic: bool = False) -> tu
     return low, high, (value - axis[low]) / (axis[high] - axis[low])
 
 
-def _decode_grid(table: AttentionTable, kv_bytes: float, scale: float) -> _Grid:
-    """Cells beyond the measured ones go on at the best bandwidth that the table reaches."""
+def _decode_grid(table: AttentionTable, kv_bytes: float, scale: float, device: DeviceSpec) -> _Grid:
+    """Cells beyond the measured ones go on at the bandwidth that the table reaches with KV caches far beyond the L2."""
     latency = table.latency_ns
-    tokens = table.batch[:, None] * table.length[None, :]
-    with np.errstate(invalid="ignore"):
-        reached = np.nanmax(tokens * kv_bytes / latency)  # bytes per ns
+    size_bytes = table.batch[:, None] * table.length[None, :] * kv_bytes
+    far = np.isfinite(latency) & (size_bytes > _BEYOND_L2 * device.l2_cache_bytes)
+    if far.any():
+        reached = float(np.max(size_bytes[far] / latency[far]))  # bytes per ns
+    else:
+        reached = device.memory_bandwidth_bytes_per_s * device.memory_bandwidth_share / 1e9
     rows, marks = [], []
     for row, batch in enumerate(table.batch.tolist()):
         values = latency[row].copy()

@@ -3,7 +3,8 @@
 The package's own code is never imported (it takes seconds and refuses unknown models): its parquet files are located
 beside it and read with pyarrow once, and from then on from one `.npz` in the user's cache folder, named by package
 version and file hash, so that a later start needs neither pyarrow nor a tenth of a second.
-It must never write into the package, and never return a table of another GPU or engine than the one asked for.
+It must never write into the package, and never return a table of another GPU or engine than the one asked for. Another
+version of the engine it may return, the nearest that was measured, and says so (`notes`). Engine names come from outside.
 """
 
 from __future__ import annotations
@@ -23,11 +24,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hyperlapse.predictor.prediction import DatabaseError
+from hyperlapse.predictor.prediction import Coverage, DatabaseError
 
 PACKAGE = "aiconfigurator-core"
 _MODULE = "aiconfigurator_core"
-ENGINE = "vllm"
 
 _LAYOUT = 1  # of our .npz files; a change makes old ones invisible
 
@@ -40,13 +40,15 @@ class GemmTable:
     """Matrix products of one element type. latency_ns: (m, n, k), NaN where nothing was measured.
 
     Row-major m x k times k x n. Each was timed in a CUDA graph of several products over different weights, so that
-    weights came from memory, and one gap between graph nodes is inside each figure.
+    weights came from memory, and one gap between graph nodes is inside each figure. coverage: what a query at a cell is
+    called; EXTRAPOLATED for a table that was carried over from another product.
     """
 
     m: Integers
     n: Integers
     k: Integers
     latency_ns: Floats
+    coverage: Coverage = Coverage.MEASURED
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,28 @@ class AttentionTable:
     batch: Integers
     length: Integers
     latency_ns: Floats
+    coverage: Coverage = Coverage.MEASURED
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ExpertConfig:
+    """The shape of a layer of experts: each token goes through `active` of `experts` gated products."""
+
+    hidden: int
+    intermediate: int
+    active: int
+    experts: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertTable:
+    """The experts of one layer (sorting of tokens, both products, activation, weighted sum; not the router) for several
+    token counts. latency_ns: (tokens,), with tokens spread over experts by a power law of exponent 1.01 where measured.
+    """
+
+    tokens: Integers
+    latency_ns: Floats
+    coverage: Coverage = Coverage.MEASURED
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -71,49 +95,77 @@ class HeadConfig:
     kv_dtype: str  # bfloat16 | fp8
 
 
+# How tokens were spread over experts, best first: real routers are neither balanced nor as skewed as 1.2.
+_DISTRIBUTIONS = ("power_law_1.01", "balanced", "power_law_1.2")
+
+_FAMILIES = {
+    "gemm_perf": "gemm",
+    "context_attention_perf": "attention",
+    "generation_attention_perf": "attention",
+    "moe_perf": "moe",
+}
+
+
 class KernelDatabase:
-    """The tables of one GPU system and engine version. Tables are built on demand and kept."""
+    """The tables of one GPU system and one engine. Tables are read and built on demand and kept.
+
+    engine_version: those of the tables that were read so far; notes: what a reader of a result should know about them.
+    """
 
     def __init__(self, system: str, engine_version: str, arrays: dict[str, dict[str, npt.NDArray[Any]]]) -> None:
         self.system = system
         self.engine_version = engine_version
+        self.notes: tuple[str, ...] = ()
         self._arrays = arrays
+        self._paths: dict[str, tuple[Path, str]] = {}
         self._gemm: dict[str, GemmTable] = {}
         self._attention: dict[tuple[str, HeadConfig], AttentionTable] = {}
+        self._experts: dict[ExpertConfig, ExpertTable] = {}
 
     @classmethod
-    def load(cls, system: str, engine: str = ENGINE, engine_version: str | None = None) -> KernelDatabase:
-        """Loads the tables of a system (`h100_sxm`); engine_version None: the newest that the package has.
+    def load(cls, system: str, engine: str, engine_version: str | None = None) -> KernelDatabase:
+        """The tables of a system (`h100_sxm`) for an engine, by the database's name for it.
 
-        Raises DatabaseError when the package is not installed or has no such table.
+        engine_version: the version that runs; the nearest measured one is taken, the newest for None. Raises
+        DatabaseError when the package is not installed or has no such table.
         """
         root = package_root() / "systems" / "data" / system
-        arrays: dict[str, dict[str, npt.NDArray[Any]]] = {}
-        versions = set()
-        for family, table, reader in (
-            ("gemm", "gemm_perf", _read_gemm),
-            ("attention", "context_attention_perf", _read_attention),
-            ("attention", "generation_attention_perf", _read_attention),
-        ):
+        database = cls(system, "", {})
+        chosen = set()
+        for table, family in _FAMILIES.items():
             folder = root / family / engine
-            version = engine_version or _newest(folder, table)
-            path = folder / version / f"{table}.parquet"
-            if not path.is_file():
+            if family == "moe" and not folder.is_dir():
+                continue  # asked for by name when a model has experts
+            version = nearest_version(measured_versions(folder, table), engine_version)
+            if version is None:
                 raise DatabaseError(
-                    f"{PACKAGE} {package_version()} has no {table} of {engine} {version} on {system}"
+                    f"{PACKAGE} {package_version()} has no {table} of {engine} on {system}"
                     f" (systems with tables: {', '.join(systems(engine)) or 'none'})"
                 )
-            versions.add(version)
-            arrays[table] = _cached(path, f"{system}-{engine}-{version}-{table}", reader)
-        return cls(system, "/".join(sorted(versions)), arrays)
+            if family != "moe":
+                chosen.add(version)
+            path = folder / version / f"{table}.parquet"
+            database._paths[table] = (path, f"{system}-{engine}-{version}-{table}")
+        database.engine_version = "/".join(sorted(chosen))
+        if engine_version is not None and chosen != {engine_version}:
+            database.notes = (f"kernels measured with {engine} {database.engine_version}, not {engine_version}",)
+        return database
+
+    def _rows(self, table: str) -> dict[str, npt.NDArray[Any]]:
+        if table not in self._arrays:
+            if table not in self._paths:
+                raise DatabaseError(f"{PACKAGE} {package_version()} has no {table} for {self.system}")
+            path, label = self._paths[table]
+            self._arrays[table] = _cached(path, label, _READERS[table])
+        return self._arrays[table]
 
     def gemm_dtypes(self) -> tuple[str, ...]:
-        return tuple(sorted({str(name) for name in self._arrays["gemm_perf"]["gemm_dtype"]}))
+        return tuple(sorted({str(name) for name in self._rows("gemm_perf")["gemm_dtype"]}))
 
     def gemm(self, dtype: str = "bfloat16") -> GemmTable:
         """Raises DatabaseError when the element type was not measured."""
         if dtype not in self._gemm:
-            rows = self._arrays["gemm_perf"]
+            rows = self._rows("gemm_perf")
             chosen = rows["gemm_dtype"] == dtype
             if not chosen.any():
                 measured = ", ".join(self.gemm_dtypes())
@@ -140,13 +192,13 @@ class KernelDatabase:
         return self._attention_table("generation_attention_perf", "step", config)
 
     def _configs(self, table: str) -> tuple[HeadConfig, ...]:
-        rows = self._arrays[table]
+        rows = self._rows(table)
         columns = [rows[name].tolist() for name in ("num_heads", "num_key_value_heads", "head_dim", "kv_cache_dtype")]
         return tuple(sorted(HeadConfig(*layout) for layout in set(zip(*columns, strict=True))))
 
     def _attention_table(self, table: str, axis: str, config: HeadConfig) -> AttentionTable:
         if (table, config) not in self._attention:
-            rows = self._arrays[table]
+            rows = self._rows(table)
             chosen = (
                 (rows["num_heads"] == config.heads)
                 & (rows["num_key_value_heads"] == config.kv_heads)
@@ -161,6 +213,40 @@ class KernelDatabase:
             latency[at] = rows["latency_ns"][chosen]
             self._attention[table, config] = AttentionTable(batch, length, latency)
         return self._attention[table, config]
+
+    def expert_configs(self) -> tuple[ExpertConfig, ...]:
+        """Layers of experts that were measured in bfloat16 on one GPU. Raises DatabaseError when none was."""
+        rows = self._rows("moe_perf")
+        columns = [rows[name].tolist() for name in ("hidden_size", "inter_size", "topk", "num_experts")]
+        return tuple(sorted(ExpertConfig(*shape) for shape in set(zip(*columns, strict=True))))
+
+    def experts(self, config: ExpertConfig) -> ExpertTable:
+        """Raises KeyError when this layer was not measured."""
+        if config not in self._experts:
+            tables = (self._expert_table(config, distribution) for distribution in _DISTRIBUTIONS)
+            found = next((table for table in tables if table is not None), None)
+            if found is None:
+                raise KeyError(config)
+            self._experts[config] = found
+        return self._experts[config]
+
+    def balanced_experts(self, config: ExpertConfig) -> ExpertTable | None:
+        """The same layer with tokens spread evenly over experts, where that was measured too."""
+        return self._expert_table(config, "balanced")
+
+    def _expert_table(self, config: ExpertConfig, distribution: str) -> ExpertTable | None:
+        rows = self._rows("moe_perf")
+        chosen = (
+            (rows["hidden_size"] == config.hidden)
+            & (rows["inter_size"] == config.intermediate)
+            & (rows["topk"] == config.active)
+            & (rows["num_experts"] == config.experts)
+            & (rows["distribution"] == distribution)
+        )
+        if not chosen.any():
+            return None
+        tokens, first = np.unique(rows["num_tokens"][chosen], return_index=True)
+        return ExpertTable(tokens, rows["latency_ns"][chosen][first])
 
 
 def package_root() -> Path:
@@ -178,10 +264,59 @@ def package_version() -> str:
     return importlib.metadata.version(PACKAGE)
 
 
-def systems(engine: str = ENGINE) -> tuple[str, ...]:
+def systems(engine: str) -> tuple[str, ...]:
     """Systems with a GEMM table of this engine, sorted."""
     root = package_root() / "systems" / "data"
     return tuple(sorted(path.name for path in root.iterdir() if (path / "gemm" / engine).is_dir()))
+
+
+def engines(system: str) -> tuple[str, ...]:
+    """Engines with a GEMM table for this system, by the database's names, sorted."""
+    folder = package_root() / "systems" / "data" / system / "gemm"
+    return tuple(sorted(path.name for path in folder.iterdir() if path.is_dir())) if folder.is_dir() else ()
+
+
+def measured_families(system: str, engine: str) -> dict[str, tuple[str, ...]]:
+    """Family -> engine versions with tables, of a system; families without any are left out."""
+    root = package_root() / "systems" / "data" / system
+    found = {
+        family: measured_versions(root / family / engine, table)
+        for table, family in _FAMILIES.items()
+        if table != "context_attention_perf"
+    }
+    return {family: versions for family, versions in found.items() if versions}
+
+
+def measured_versions(folder: Path, table: str) -> tuple[str, ...]:
+    """Engine versions in a family's folder that have this table, oldest first."""
+    if not folder.is_dir():
+        return ()
+    names = [path.name for path in folder.iterdir() if (path / f"{table}.parquet").is_file()]
+    return tuple(sorted(names, key=version_key))
+
+
+def version_key(text: str) -> tuple[int, ...]:
+    """Orders `0.9.1`, `0.24.0` and `0.5.6.post2`; what is no number counts as nothing."""
+    return tuple(int(part) if part.isdigit() else 0 for part in text.split("."))
+
+
+def nearest_version(versions: tuple[str, ...], wanted: str | None) -> str | None:
+    """The measured version nearest to the wanted one, by major, minor, patch in this order, the older of two equally
+    near ones; the newest when none is wanted, None when none was measured.
+    """
+    if not versions:
+        return None
+    if wanted is None:
+        return versions[-1]
+    aim = version_key(wanted)
+
+    def distance(version: str) -> tuple[int, ...]:
+        key = version_key(version)
+        length = max(len(key), len(aim))
+        pairs = zip(key + (0,) * (length - len(key)), aim + (0,) * (length - len(aim)), strict=True)
+        return (*(abs(a - b) for a, b in pairs), int(key > aim))
+
+    return min(versions, key=distance)
 
 
 def cache_folder() -> Path:
@@ -190,18 +325,6 @@ def cache_folder() -> Path:
     if chosen:
         return Path(chosen) / "kernel-database"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hyperlapse" / "kernel-database"
-
-
-def _newest(folder: Path, table: str) -> str:
-    if not folder.is_dir():
-        raise DatabaseError(
-            f"{PACKAGE} {package_version()} has no {folder.name} tables for {folder.parent.parent.name}"
-            f" (systems with tables: {', '.join(systems()) or 'none'})"
-        )
-    versions = [path.name for path in folder.iterdir() if (path / f"{table}.parquet").is_file()]
-    if not versions:
-        raise DatabaseError(f"{PACKAGE} {package_version()} has no {table} in {folder.parent.name}/{folder.name}")
-    return max(versions, key=lambda text: [int(part) if part.isdigit() else -1 for part in text.split(".")])
 
 
 def _cached(
@@ -234,20 +357,41 @@ def _read_gemm(path: Path) -> dict[str, npt.NDArray[Any]]:
 def _read_attention(path: Path) -> dict[str, npt.NDArray[Any]]:
     columns = _read(
         path,
-        ("batch_size", "isl", "step", "num_heads", "num_key_value_heads", "head_dim", "kv_cache_dtype", "window_size",
-         "latency"),
-    )  # fmt: skip
-    full = columns.pop("window_size") == 0  # sliding windows are not priced yet
+        ("batch_size", "isl", "step", "num_heads", "num_key_value_heads", "head_dim", "kv_cache_dtype", "latency"),
+        optional=("window_size",),
+    )
     columns["latency_ns"] = columns.pop("latency") * 1e6
+    if "window_size" not in columns:  # older tables have full attention only
+        return columns
+    full = columns.pop("window_size") == 0  # sliding windows are not priced yet
     return {name: column[full] for name, column in columns.items()}
 
 
-def _read(path: Path, names: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
+def _read_experts(path: Path) -> dict[str, npt.NDArray[Any]]:
+    names = ("num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "distribution", "latency")
+    columns = _read(path, (*names, "moe_dtype", "moe_tp_size", "moe_ep_size"))
+    columns["latency_ns"] = columns.pop("latency") * 1e6
+    whole = (columns.pop("moe_tp_size") == 1) & (columns.pop("moe_ep_size") == 1)
+    whole &= columns.pop("moe_dtype") == "bfloat16"
+    return {name: column[whole] for name, column in columns.items()}
+
+
+def _read(path: Path, names: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, npt.NDArray[Any]]:
     import pyarrow.parquet
 
+    present = set(pyarrow.parquet.read_schema(path).names)
+    names = (*names, *(name for name in optional if name in present))
     table = pyarrow.parquet.read_table(path, columns=list(names))
     columns: dict[str, npt.NDArray[Any]] = {}
     for name in names:
         values = table.column(name).to_numpy()
         columns[name] = values.astype(str) if values.dtype.kind == "O" else values
     return columns
+
+
+_READERS: dict[str, Callable[[Path], dict[str, npt.NDArray[Any]]]] = {
+    "gemm_perf": _read_gemm,
+    "context_attention_perf": _read_attention,
+    "generation_attention_perf": _read_attention,
+    "moe_perf": _read_experts,
+}

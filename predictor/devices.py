@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import Any
 
 from hyperlapse.predictor.prediction import PredictorError
 
@@ -23,7 +25,14 @@ class UnknownDeviceError(PredictorError):
 
 @dataclass(frozen=True, slots=True)
 class DeviceSpec:
-    """Rates are per second and peak unless the name says share; gaps are device time in nanoseconds."""
+    """Rates are per second and peak unless the name says share; gaps are device time in nanoseconds.
+
+    database_system: whose measured tables are used; transfer_from: empty when they are this product's own, else the
+    product that they were measured on and are carried over from; reached_bf16_flops_per_s: what large matrix products
+    reach on a product without tables, where somebody published it (0: the share of the peak that the other one reaches);
+    unsplit_tile_rows: rows of queries of a thread block in the attention kernel that this product runs for a step with a
+    prefill, if that kernel does not split keys among blocks (0: it does, or decodes have a kernel of their own).
+    """
 
     name: str
     database_system: str
@@ -38,6 +47,9 @@ class DeviceSpec:
     graph_gap_ns: int
     graph_launch_ns: int
     copy_latency_ns: int
+    transfer_from: str = ""
+    reached_bf16_flops_per_s: int = 0
+    unsplit_tile_rows: int = 0
 
     @property
     def kernel_floor_ns(self) -> int:
@@ -73,17 +85,39 @@ class DeviceSpec:
         facts = yaml.safe_load(path.read_text(encoding="utf-8"))
         if not isinstance(facts, dict):
             raise ValueError(f"{path}: not a mapping of device facts")
-        fields = {field.name: field.type for field in dataclasses.fields(cls)}
-        for name in fields:
-            if name not in facts:
-                raise ValueError(f"{path}: `{name}` is missing")
-        for name, value in facts.items():
-            kinds = {"str": (str,), "int": (int,), "float": (int, float)}.get(str(fields.get(name)))
-            if kinds is None:
-                raise ValueError(f"{path}: unknown field `{name}`")
-            if not isinstance(value, kinds) or isinstance(value, bool):
-                raise ValueError(f"{path}: `{name}` must be of type {fields[name]}, not {value!r}")
+        for field in dataclasses.fields(cls):
+            if field.name not in facts and field.default is dataclasses.MISSING:
+                raise ValueError(f"{path}: `{field.name}` is missing")
+        check_fields(facts, where=str(path))
         return cls(**facts)
+
+    def derived(
+        self,
+        name: str,
+        *,
+        multiprocessors: int,
+        l2_cache_bytes: int,
+        memory_bandwidth_bytes_per_s: int,
+        clock_ratio: float,
+        overrides: Mapping[str, Any],
+    ) -> DeviceSpec:
+        """A product without durations of its own, seen from this one: its tables are carried over.
+
+        clock_ratio: the product's clock over this one's. The peak rate is scaled with multiprocessors and clock, and
+        `overrides` (fields of this class, checked by `check_fields`) come last.
+        """
+        flops = self.bf16_flops_per_s * multiprocessors / self.multiprocessors * clock_ratio
+        spec = dataclasses.replace(
+            self,
+            name=name,
+            transfer_from=self.name,
+            multiprocessors=multiprocessors,
+            l2_cache_bytes=l2_cache_bytes,
+            memory_bandwidth_bytes_per_s=memory_bandwidth_bytes_per_s,
+            bf16_flops_per_s=round(flops),
+            multiprocessor_l2_bytes_per_s=round(self.multiprocessor_l2_bytes_per_s * clock_ratio),
+        )
+        return dataclasses.replace(spec, **dict(overrides))
 
     @classmethod
     def named(cls, name: str) -> DeviceSpec:
@@ -97,6 +131,32 @@ class DeviceSpec:
             + (f"; did you mean {' or '.join(near)}?" if near else "")
             + f" (known: {', '.join(device_names())})"
         )
+
+
+_UNITS = {"_per_s": "a rate per second", "_ns": "nanoseconds", "_bytes": "bytes", "_share": "a share between 0 and 1"}
+
+
+def check_fields(facts: Mapping[str, Any], *, where: str) -> None:
+    """Raises ValueError for a field that DeviceSpec does not have, or a value that it cannot take; the message names
+    the file, the field, its unit and the nearest name.
+    """
+    fields = {field.name: str(field.type) for field in dataclasses.fields(DeviceSpec)}
+    for name, value in facts.items():
+        if name not in fields:
+            near = difflib.get_close_matches(str(name), fields, n=1)
+            raise ValueError(f"{where}: unknown field `{name}`" + (f"; did you mean `{near[0]}`?" if near else ""))
+        unit = next((text for ending, text in _UNITS.items() if name.endswith(ending)), "")
+        expected = {"str": "a text", "int": "a whole number", "float": "a number"}[fields[name]]
+        expected += f" ({unit})" if unit else ""
+        kinds = {"str": (str,), "int": (int,), "float": (int, float)}[fields[name]]
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise ValueError(f"{where}: `{name}` must be {expected}, not {value!r}")
+        if not isinstance(value, int | float):
+            continue
+        if value < 0 or (value == 0 and not name.endswith("_ns")):
+            raise ValueError(f"{where}: `{name}` must be positive, not {value!r}")
+        if name.endswith("_share") and value > 1:
+            raise ValueError(f"{where}: `{name}` must be {expected}, not {value!r}")
 
 
 def _folder() -> Traversable:

@@ -7,25 +7,28 @@ kernel, is called unknown, and is counted by the caller: it must never be priced
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from hyperlapse.predictor import accuracy as accuracies
 from hyperlapse.predictor.composition import BatchComposition, CompositionError
 from hyperlapse.predictor.database import KernelDatabase
 from hyperlapse.predictor.devices import DeviceSpec
+from hyperlapse.predictor.engines import EngineData, Engines, StepRecipe
 from hyperlapse.predictor.gemm import GemmModel
 from hyperlapse.predictor.kernels import KernelMap
 from hyperlapse.predictor.models import ModelConfig, ModelKey
-from hyperlapse.predictor.operators import ANALYTICAL_ERROR
-from hyperlapse.predictor.prediction import Coverage, CoverageShares, Prediction, PredictorError, shares_of
-from hyperlapse.predictor.step import EngineKernels, StepPredictor
+from hyperlapse.predictor.operators import analytical
+from hyperlapse.predictor.prediction import Coverage, CoverageShares, Prediction, PredictorError, family_of, shares_of
+from hyperlapse.predictor.step import StepPredictor
+from hyperlapse.predictor.transfer import TransferredDatabase
+from hyperlapse.predictor.uncertainty import PricedTime
 
 DEPENDS_TOKENS = 1
 DEPENDS_BATCH = 2
-
-_UNKNOWN_ERROR = 1.0
 
 # Names of element types in matrix products; a product of the first kind is priced from the bfloat16 table.
 _ELEMENT_BYTES = {
@@ -63,12 +66,24 @@ class Price:
     depends: int = 0
 
 
+def load_tables(device: DeviceSpec, engine: str, engine_version: str | None = None) -> KernelDatabase:
+    """The measured tables for a device, its own or those of the product that it names, carried over.
+
+    engine: the database's name for it. Raises DatabaseError, UnknownDeviceError.
+    """
+    database = KernelDatabase.load(device.database_system, engine, engine_version)
+    if not device.transfer_from:
+        return database
+    return TransferredDatabase(database, DeviceSpec.named(device.transfer_from), device)
+
+
 class EnginePredictor:
     """Prices launches of one run on one GPU product.
 
     device: a product's facts, or its name; models: configurations whose kernels may be launched (the first explains
-    kernel names; steps name theirs by key). Raises DatabaseError, UnknownDeviceError, UnsupportedModelError when
-    built; price_launch never raises for a launch that it does not know.
+    kernel names; steps name theirs by key); kernel_maps, step_recipes: files of the engines' integrations; engine: as a
+    model key spells it (`NAME-1.2.3`), for launches that name none. Raises DatabaseError, UnknownDeviceError,
+    UnsupportedModelError, EngineDataError when built; price_launch never raises for a launch that it does not know.
     """
 
     def __init__(
@@ -76,25 +91,62 @@ class EnginePredictor:
         device: DeviceSpec | str,
         models: Iterable[ModelConfig] = (),
         kernel_maps: Iterable[Path | str] = (),
+        step_recipes: Iterable[Path | str] = (),
         *,
+        engine: str = "",
         database: KernelDatabase | None = None,
-        engine_kernels: EngineKernels | None = None,
     ) -> None:
-        self.device = device = DeviceSpec.named(device) if isinstance(device, str) else device
-        self._database = database or KernelDatabase.load(device.database_system)
-        self._engine_kernels = engine_kernels
-        self._steps: dict[ModelConfig, StepPredictor] = {}
+        self.device = DeviceSpec.named(device) if isinstance(device, str) else device
+        self.priced = PricedTime()
+        self._engines = Engines.load(step_recipes)
+        self._engine = engine
+        self._given = database
+        self._databases: dict[tuple[str, str], KernelDatabase] = {}
+        self._steps: dict[tuple[ModelConfig, str], StepPredictor] = {}
         self._keys: dict[str, StepPredictor] = {}
         self._map = KernelMap.load(kernel_maps)
-        self._gemm = GemmModel(self._database.gemm("bfloat16"), device)
+        self._database, accuracy = self._tables(engine)
+        self._gemm = GemmModel(self._database.gemm("bfloat16"), self.device, accuracy=accuracy)
         self._explained = [self.step_predictor(model) for model in models]
         self._unknown: dict[str, int] = {}
 
-    def step_predictor(self, model: ModelConfig) -> StepPredictor:
-        """The step predictor of a model, built once."""
-        if model not in self._steps:
-            self._steps[model] = StepPredictor(model, self.device, self._database, self._engine_kernels)
-        return self._steps[model]
+    def step_predictor(self, model: ModelConfig, engine: str = "") -> StepPredictor:
+        """The step predictor of a model in an engine (`NAME-1.2.3`; empty: the one that was given), built once."""
+        engine = engine or self._engine
+        if (model, engine) not in self._steps:
+            database, accuracy = self._tables(engine)
+            data, version = self._find(engine)
+            recipe = data.recipe(version) if data else StepRecipe()
+            self._steps[model, engine] = StepPredictor(model, self.device, database, recipe, accuracy)
+        return self._steps[model, engine]
+
+    def step_predictor_of(self, key: str) -> StepPredictor:
+        """The step predictor that a step launch's name asks for (models.ModelKey). Raises PredictorError, ValueError."""
+        if key not in self._keys:
+            parsed = ModelKey.parse(key)
+            self._keys[key] = self.step_predictor(parsed.load(), parsed.engine)
+        return self._keys[key]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the run should know about the tables that were used."""
+        used = [self._database, *self._databases.values()]
+        return tuple(dict.fromkeys(note for database in used for note in database.notes))
+
+    def _find(self, engine: str) -> tuple[EngineData | None, str]:
+        if self._given is not None and not self._engines.names():
+            return None, ""
+        return self._engines.find(engine)
+
+    def _tables(self, engine: str) -> tuple[KernelDatabase, accuracies.Accuracy]:
+        data, version = self._find(engine)
+        accuracy = data.accuracy_on(self.device) if data else accuracies.DEFAULT
+        if self._given is not None:
+            return self._given, accuracy
+        assert data is not None
+        if (data.database, version) not in self._databases:
+            self._databases[data.database, version] = load_tables(self.device, data.database, version or None)
+        return self._databases[data.database, version], accuracy
 
     @property
     def unknown(self) -> Mapping[str, int]:
@@ -112,9 +164,13 @@ class EnginePredictor:
         return self._price_unknown(f"{launch.kind} {launch.name}")
 
     def _price_step(self, launch: LaunchLike) -> Price:
-        if launch.name not in self._keys:
-            self._keys[launch.name] = self.step_predictor(ModelKey.parse(launch.name).load())
-        step = self._keys[launch.name].predict(BatchComposition.parse(launch.annotation))
+        step = self.step_predictor_of(launch.name).predict(BatchComposition.parse(launch.annotation))
+        self.priced.add(
+            step.duration_ns,
+            step.error_ratio,
+            step.error90_ratio,
+            ((family_of(operator.name), operator.total_ns) for operator in step.operators),
+        )
         return Price(step.duration_ns, step.coverage_ns, DEPENDS_BATCH)
 
     def _price_gemm(self, launch: LaunchLike) -> Price:
@@ -125,18 +181,19 @@ class EnginePredictor:
             coverage = found.coverage
             if types[0] not in _BFLOAT16_TYPES:
                 coverage = max(coverage, Coverage.INTERPOLATED)  # taken to cost what bfloat16 costs
-            return Price(found.duration_ns, shares_of(found.duration_ns, coverage))
+            found = dataclasses.replace(found, coverage=coverage)
+            return self._price_of(found, family="matrix products")
         size = _ELEMENT_BYTES.get(types[0])
         if size is None:
             return self._price_unknown(f"gemm {launch.name}")
-        return _price_of(self._unmeasured_gemm(m, n, k, max(batch, 1), size))
+        return self._price_of(self._unmeasured_gemm(m, n, k, max(batch, 1), size), family="matrix products")
 
     def _unmeasured_gemm(self, m: int, n: int, k: int, batch: int, size: int) -> Prediction:
         operations = 2.0 * m * n * k * batch * (_FLOAT32_SLOWDOWN if size >= _ELEMENT_BYTES["f32"] else 1)
         size_bytes = float(size) * batch * (m * k + k * n + m * n)
         share = self.device.memory_bandwidth_share
         duration_ns = self.device.kernel_floor_ns + self.device.light_ns(size_bytes, operations) / share
-        return Prediction(round(duration_ns), Coverage.ANALYTICAL, ANALYTICAL_ERROR)
+        return analytical(duration_ns)
 
     def _price_kernel(self, launch: LaunchLike) -> Price:
         rule = self._map.find(launch.name)
@@ -153,12 +210,20 @@ class EnginePredictor:
         if priced is None:
             return self._price_unknown(launch.name, rule.depends(operators))
         prediction, depends = priced
-        return _price_of(prediction, depends)
+        return self._price_of(prediction, depends, family=family_of(rule.operator))
 
     def _price_unknown(self, name: str, depends: int = 0) -> Price:
         self._unknown[name] = self._unknown.get(name, 0) + 1
-        return _price_of(Prediction(self.device.kernel_floor_ns, Coverage.UNKNOWN, _UNKNOWN_ERROR), depends)
+        found = Prediction(
+            self.device.kernel_floor_ns, Coverage.UNKNOWN, accuracies.UNKNOWN.median, accuracies.UNKNOWN.p90
+        )
+        return self._price_of(found, depends)
 
-
-def _price_of(prediction: Prediction, depends: int = 0) -> Price:
-    return Price(prediction.duration_ns, shares_of(prediction.duration_ns, prediction.coverage), depends)
+    def _price_of(self, prediction: Prediction, depends: int = 0, *, family: str = "other") -> Price:
+        self.priced.add(
+            prediction.duration_ns,
+            prediction.error_ratio,
+            prediction.error90_ratio,
+            ((family, prediction.duration_ns),),
+        )
+        return Price(prediction.duration_ns, shares_of(prediction.duration_ns, prediction.coverage), depends)

@@ -21,6 +21,8 @@ from bisect import bisect_left
 import numpy as np
 import numpy.typing as npt
 
+from hyperlapse.predictor import accuracy as accuracies
+from hyperlapse.predictor.accuracy import Accuracy
 from hyperlapse.predictor.database import Floats, GemmTable
 from hyperlapse.predictor.devices import DeviceSpec
 from hyperlapse.predictor.prediction import Coverage, Prediction
@@ -33,11 +35,6 @@ _WINDOW = 4
 # 1,024, which is what one 64-row tile in four gives when part of the cost does not come in tiles.
 TILE = 64
 
-# Median relative errors that `python -m hyperlapse.predictor.score` prints for H100 SXM bf16 (vLLM 0.24.0 tables).
-# Measured: the scatter between two collections of the same product (vLLM's and TensorRT-LLM's table, same cuBLAS call).
-# Extrapolated and analytical are not scored: stated guesses.
-ERROR = {Coverage.MEASURED: 0.034, Coverage.INTERPOLATED: 0.034, Coverage.EXTRAPOLATED: 0.06, Coverage.ANALYTICAL: 0.3}
-
 _CACHE_LIMIT = 65536
 
 Curve = tuple[list[int], list[float], Coverage]
@@ -46,8 +43,12 @@ Curve = tuple[list[int], list[float], Coverage]
 class GemmModel:
     """Durations of `m x k times k x n` products of one element type on one device."""
 
-    def __init__(self, table: GemmTable, device: DeviceSpec, element_bytes: int = 2) -> None:
+    def __init__(
+        self, table: GemmTable, device: DeviceSpec, element_bytes: int = 2, accuracy: Accuracy = accuracies.DEFAULT
+    ) -> None:
         self._device = device
+        self._accuracy = accuracy
+        self._least_coverage = table.coverage
         self._element_bytes = element_bytes
         self._m: list[int] = table.m.tolist()
         self._n: list[int] = table.n.tolist()
@@ -73,7 +74,8 @@ class GemmModel:
 
     def _predict(self, m: int, n: int, k: int, batch: int) -> Prediction:
         if min(m, n, k, batch) <= 0:
-            return Prediction(self._device.kernel_floor_ns, Coverage.ANALYTICAL, ERROR[Coverage.ANALYTICAL])
+            found = accuracies.ANALYTICAL  # a product of nothing is a valid launch
+            return Prediction(self._device.kernel_floor_ns, Coverage.ANALYTICAL, found.median, found.p90)
         curve_m, curve_ns, coverage = self._curve(n * batch, k)
         if batch > 1:
             coverage = Coverage.EXTRAPOLATED
@@ -89,7 +91,9 @@ class GemmModel:
             coverage = max(coverage, Coverage.INTERPOLATED)
         # One gap between graph nodes is inside each measured figure; the step adds gaps itself.
         duration_ns = max(latency_ns - self._device.graph_gap_ns, self.light_ns(m, n, k, batch))
-        return Prediction(round(duration_ns), coverage, ERROR[coverage])
+        coverage = max(coverage, self._least_coverage)
+        error = self._accuracy.of(accuracies.GEMM, coverage)
+        return Prediction(round(duration_ns), coverage, error.median, error.p90)
 
     def _curve(self, n: int, k: int) -> Curve:
         """Latency over the measured m at any (n, k), and the coverage of a query at a measured m."""

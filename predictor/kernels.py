@@ -7,6 +7,7 @@ needs what a launch does not tell (the batch, the tokens) prices nothing rather 
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import Any
 
 from hyperlapse.predictor.composition import BatchComposition
 from hyperlapse.predictor.devices import DeviceSpec
-from hyperlapse.predictor.operators import ANALYTICAL_ERROR, Operators
+from hyperlapse.predictor.operators import Operators, analytical
 from hyperlapse.predictor.prediction import Coverage, Prediction, PredictorError
 
 _DEPENDS_TOKENS = 1
@@ -25,6 +26,7 @@ _DEPENDS_BATCH = 2
 ARGUMENTS = {"grid_x": 0, "grid_y": 1, "grid_z": 2, "block_x": 3, "block_y": 4, "block_z": 5, "shared_bytes": 6}
 
 _ATTENTION = "attention"
+_EXPERTS = "experts"
 _MEMORY = "memory"
 _INCLUDED = "included"
 _FIXED = "fixed"
@@ -71,12 +73,16 @@ class KernelRule:
         if self.operator == _INCLUDED:
             return Prediction(0, Coverage.ANALYTICAL, 0.0), 0
         if self.operator == _FIXED:
-            return Prediction(self.duration_ns, Coverage.ANALYTICAL, ANALYTICAL_ERROR), 0
+            return analytical(self.duration_ns), 0
         if self.operator == _ATTENTION:
             if batch is None or operators is None:
                 return None
             whole = operators.attend(batch)
-            return Prediction(round(whole.duration_ns * self.share), whole.coverage, whole.error_ratio), _DEPENDS_BATCH
+            return _share_of(whole, self.share), _DEPENDS_BATCH
+        if self.operator == _EXPERTS:
+            if operators is None or not operators.model.experts or tokens <= 0:
+                return None
+            return _share_of(operators.experts(tokens), self.share), _DEPENDS_TOKENS
         depends = 0
         needs_tokens, needs_rows = self._needs(operators)
         row_count = 0
@@ -121,6 +127,8 @@ class KernelRule:
             return 0
         if self.operator == _ATTENTION:
             return _DEPENDS_BATCH
+        if self.operator == _EXPERTS:
+            return _DEPENDS_TOKENS
         if self.operator != _MEMORY and operators is None:
             return _DEPENDS_TOKENS | _DEPENDS_BATCH
         needs_tokens, needs_rows = self._needs(operators)
@@ -157,11 +165,15 @@ class KernelMap:
         return self._found[name]
 
 
+def _share_of(whole: Prediction, share: float) -> Prediction:
+    return dataclasses.replace(whole, duration_ns=round(whole.duration_ns * share))
+
+
 def _streaming(device: DeviceSpec, size_bytes: float, walked_bytes: float, rows: int) -> Prediction:
     waves = -(-rows // device.multiprocessors)
     walking_ns = waves * walked_bytes * 1e9 / device.multiprocessor_l2_bytes_per_s
     duration_ns = device.kernel_floor_ns + max(device.stream_ns(size_bytes), walking_ns)
-    return Prediction(round(duration_ns), Coverage.ANALYTICAL, ANALYTICAL_ERROR)
+    return analytical(duration_ns)
 
 
 def _read_rules(path: Path) -> list[KernelRule]:
@@ -180,7 +192,7 @@ def _rule(entry: Any, where: str) -> KernelRule:
     if unknown:
         raise KernelMapError(f"{where}: unknown field `{unknown[0]}` (known: {', '.join(sorted(_FIELDS))})")
     operator = str(entry["operator"])
-    known = {_ATTENTION, _MEMORY, _INCLUDED, _FIXED, *OPERATORS}
+    known = {_ATTENTION, _EXPERTS, _MEMORY, _INCLUDED, _FIXED, *OPERATORS}
     if operator not in known:
         raise KernelMapError(f"{where}: unknown operator `{operator}` (known: {', '.join(sorted(known))})")
     for axis in ("tokens", "rows"):
@@ -211,5 +223,6 @@ def _rule(entry: Any, where: str) -> KernelRule:
 # Memory-bound operators that a rule may name (operators.traffic_of).
 OPERATORS = (
     "embedding", "input_norm", "post_attention_norm", "final_norm", "qk_norm_rope", "kv_cache_write", "silu_mul",
-    "gather_rows", "logits_to_float", "temperature", "top_k_mask", "softmax", "top_p_sampling", "small",
+    "gather_rows", "logits_to_float", "temperature", "top_k_mask", "softmax", "top_p_sampling",
+    "gumbel_sampling", "expert_routing", "small",
 )  # fmt: skip

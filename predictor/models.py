@@ -1,11 +1,12 @@
 """What a model's shape says about its operators: read from a Hugging Face `config.json`, never from weights.
 
-Only dense decoder-only transformers are priced so far. Everything else must be refused by name: a mixture of experts
-priced as a dense model would look plausible and be wrong by a factor.
+Decoder-only transformers are priced so far, dense or with a mixture of experts in every layer. Everything else must be
+refused by name: a model priced as another one would look plausible and be wrong by a factor.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +22,18 @@ _DENSE = {
     "Qwen3ForCausalLM": True,
 }
 
+# The same for models whose every layer has a router and experts, with where config.json says how wide an expert is.
+_EXPERTS = {
+    "MixtralForCausalLM": (False, "intermediate_size"),
+    "Qwen3MoeForCausalLM": (True, "moe_intermediate_size"),
+}
+
 # A field of config.json that marks what cannot be priced yet, and how to say it.
 _REFUSED = (
-    ("num_experts", "a mixture of experts (MoE)"),
-    ("num_local_experts", "a mixture of experts (MoE)"),
-    ("n_routed_experts", "a mixture of experts (MoE)"),
+    ("n_shared_experts", "shared experts (MoE)"),
+    ("shared_expert_intermediate_size", "shared experts (MoE)"),
+    ("n_routed_experts", "this mixture of experts (MoE)"),
+    ("mlp_only_layers", "a mixture of experts (MoE) in some of the layers only"),
     ("kv_lora_rank", "multi-head latent attention (MLA)"),
     ("quantization_config", "quantised weights"),
     ("vision_config", "a vision encoder"),
@@ -36,11 +44,20 @@ _DTYPE_BYTES = {"bfloat16": 2, "float16": 2}
 _KV_BYTES = {"auto": 2, "bfloat16": 2, "float16": 2, "fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1}
 
 
+# The sampler's kernels after the temperature, by what a request filters with.
+TOP_K_AND_TOP_P = ("top_k_mask", "softmax", "top_p_sampling")
+TOP_P_ALONE = ("softmax", "top_p_sampling")
+NO_FILTER = ("gumbel_sampling",)
+
+
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Shapes of a dense transformer on one GPU of `tp` (all counts are per GPU where a GPU holds a shard).
+    """Shapes of a transformer on one GPU of `tp` (all counts are per GPU where a GPU holds a shard).
 
-    name: for people; dtype, kv_dtype: database names (`bfloat16`, `fp8`); block_size: tokens a KV-cache block.
+    name: for people; dtype, kv_dtype: database names (`bfloat16`, `fp8`); block_size: tokens a KV-cache block;
+    experts, active_experts: zero for a dense model, else those of each layer and those that a token goes through, and
+    `intermediate` is the width of one; sampling: operators of the sampler, from the filters that generation_config.json
+    makes the default of each request; tied: the output layer uses the embedding's weights.
     """
 
     name: str
@@ -56,6 +73,29 @@ class ModelConfig:
     kv_dtype: str = "bfloat16"
     tp: int = 1
     block_size: int = 16
+    experts: int = 0
+    active_experts: int = 0
+    sampling: tuple[str, ...] = TOP_K_AND_TOP_P
+    tied: bool = False
+
+    @property
+    def parameters(self) -> int:
+        """Weights of the whole model, norms included."""
+        attention = self.hidden * (2 * self.q_width + 2 * self.kv_width)
+        norms = 2 * self.hidden + (2 * self.head_dim if self.qk_norm else 0)
+        feed_forward = 3 * self.hidden * self.intermediate * max(self.experts, 1) + self.hidden * self.experts
+        embeddings = self.vocab * self.hidden * (1 if self.tied else 2)
+        return self.layers * (attention + norms + feed_forward) + embeddings + self.hidden
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights in the model's own type."""
+        return self.parameters * self.dtype_bytes
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """KV cache of one token over all layers."""
+        return 2 * self.layers * self.kv_width * self.kv_dtype_bytes
 
     @property
     def q_width(self) -> int:
@@ -108,7 +148,8 @@ class ModelConfig:
         if not isinstance(config, dict):
             raise ValueError(f"{path}: not a model configuration (no JSON object)")
         name = path.parent.name or str(path)
-        return cls.from_dict(config, name=name, tp=tp, dtype=dtype, kv=kv, block_size=block_size)
+        model = cls.from_dict(config, name=name, tp=tp, dtype=dtype, kv=kv, block_size=block_size)
+        return dataclasses.replace(model, sampling=_sampling(path.parent / "generation_config.json"))
 
     @classmethod
     def from_dict(
@@ -127,10 +168,18 @@ class ModelConfig:
                 raise UnsupportedModelError(f"{name}: {what} cannot be priced yet (config.json has `{field}`)")
         architectures = config.get("architectures") or []
         architecture = architectures[0] if architectures else str(config.get("model_type"))
-        if architecture not in _DENSE:
+        if architecture not in _DENSE and architecture not in _EXPERTS:
+            known = ", ".join(sorted((*_DENSE, *_EXPERTS)))
+            raise UnsupportedModelError(f"{name}: architecture {architecture} cannot be priced yet (known: {known})")
+        experts = int(config.get("num_experts") or config.get("num_local_experts") or 0)
+        if architecture in _DENSE and experts:
+            raise UnsupportedModelError(f"{name}: {architecture} with a mixture of experts (MoE) cannot be priced yet")
+        if int(config.get("decoder_sparse_step", 1)) != 1:
             raise UnsupportedModelError(
-                f"{name}: architecture {architecture} cannot be priced yet (known: {', '.join(sorted(_DENSE))})"
+                f"{name}: a mixture of experts (MoE) in some of the layers only cannot be priced yet"
+                " (config.json has `decoder_sparse_step`)"
             )
+        qk_norm, width = _EXPERTS.get(architecture) or (_DENSE[architecture], "intermediate_size")
         if config.get("use_sliding_window", architecture == "MistralForCausalLM") and config.get("sliding_window"):
             raise UnsupportedModelError(f"{name}: sliding-window attention cannot be priced yet")
         if dtype == "auto":
@@ -146,7 +195,8 @@ class ModelConfig:
             kv_heads = int(config.get("num_key_value_heads") or heads)
             hidden = int(config["hidden_size"])
             layers = int(config["num_hidden_layers"])
-            intermediate = int(config["intermediate_size"])
+            intermediate = int(config[width])
+            active = int(config["num_experts_per_tok"]) if architecture in _EXPERTS else 0
             vocab = int(config["vocab_size"])
         except KeyError as error:
             raise UnsupportedModelError(f"{name}: config.json lacks {error.args[0]}") from None
@@ -161,17 +211,34 @@ class ModelConfig:
             head_dim=int(config.get("head_dim") or hidden // heads),
             intermediate=intermediate,
             vocab=vocab,
-            qk_norm=_DENSE[architecture],
+            qk_norm=qk_norm,
             dtype=dtype,
             kv_dtype="fp8" if _KV_BYTES[kv] == 1 else "bfloat16",
             tp=tp,
             block_size=block_size,
+            experts=experts,
+            active_experts=active,
+            tied=bool(config.get("tie_word_embeddings", False)),
         )
+
+
+def _sampling(path: Path) -> tuple[str, ...]:
+    """The sampler's operators for requests that leave their filters to the model's generation_config.json."""
+    try:
+        defaults = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return NO_FILTER
+    if not isinstance(defaults, dict):
+        return NO_FILTER
+    top_k, top_p = defaults.get("top_k"), defaults.get("top_p")
+    if isinstance(top_k, int) and top_k > 0:
+        return TOP_K_AND_TOP_P
+    return TOP_P_ALONE if isinstance(top_p, int | float) and top_p < 1 else NO_FILTER
 
 
 @dataclass(frozen=True, slots=True)
 class ModelKey:
-    """The name of a step launch: `<config.json>|tp=1|dtype=bfloat16|kv=auto|block=16|engine=vllm-0.23.0`."""
+    """The name of a step launch: `<config.json>|tp=1|dtype=bfloat16|kv=auto|block=16|engine=NAME-1.2.3`."""
 
     path: str
     tp: int

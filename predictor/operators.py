@@ -1,27 +1,27 @@
-"""The operators of a dense transformer step, each with one function for its duration.
+"""The operators of a transformer step, each with one function for its duration.
 
 Both details use these: a step priced as a whole counts them in the engine's order (step.py), and a kernel that was
 really launched is priced as an operator, or a share of one (kernels.py). That is why the two agree.
 
 Memory-bound operators have no measured table. Each costs a fixed part and its bytes at the share of the peak
-bandwidth that the device facts state; the bytes are counted here, operator by operator, for the kernels that vLLM
-0.23 runs (inductor fuses residual additions into norms, SiLU into its product).
+bandwidth that the device facts state; the bytes are counted here, operator by operator, for kernels as compilers fuse
+them (residual additions into norms, SiLU into its product).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hyperlapse.predictor import accuracy as accuracies
+from hyperlapse.predictor.accuracy import Accuracy
 from hyperlapse.predictor.attention import AttentionModel
 from hyperlapse.predictor.composition import BatchComposition
-from hyperlapse.predictor.database import KernelDatabase
+from hyperlapse.predictor.database import ExpertConfig, KernelDatabase
 from hyperlapse.predictor.devices import DeviceSpec
+from hyperlapse.predictor.experts import ExpertModel
 from hyperlapse.predictor.gemm import GemmModel
 from hyperlapse.predictor.models import ModelConfig
 from hyperlapse.predictor.prediction import Coverage, Prediction, PredictorError
-
-# Nothing measured behind it. The share of the peak bandwidth and the fixed cost are each good to about a third.
-ANALYTICAL_ERROR = 0.3
 
 _FLOAT_BYTES = 4
 _INDEX_BYTES = 8
@@ -65,30 +65,58 @@ def traffic_of(model: ModelConfig) -> dict[str, Traffic]:
         "top_k_mask": Traffic(row_bytes=2 * vocab * _FLOAT_BYTES, row_walks=1 / 3),
         "softmax": Traffic(row_bytes=2 * vocab * _FLOAT_BYTES, row_walks=3),
         "top_p_sampling": Traffic(row_bytes=vocab * _FLOAT_BYTES, row_walks=2),
+        # Without top-k and top-p: the largest logit after noise, a row shared by many thread blocks.
+        "gumbel_sampling": Traffic(row_bytes=vocab * _FLOAT_BYTES),
+        # Softmax over the router's scores and the choice of experts: scores read, weights and indices written.
+        "expert_routing": Traffic(token_bytes=model.experts * size + model.active_experts * 2 * _FLOAT_BYTES),
         # A few bytes a sequence: what counts is that it is a kernel.
         "small": Traffic(),
     }
 
 
 def gemms_of(model: ModelConfig) -> dict[str, tuple[int, int]]:
-    """(n, k) of each matrix product of a model."""
-    return {
+    """(n, k) of each matrix product of a model; grouped products of experts are none."""
+    gemms = {
         "qkv_proj": (model.q_width + 2 * model.kv_width, model.hidden),
         "o_proj": (model.hidden, model.q_width),
-        "gate_up_proj": (2 * model.intermediate, model.hidden),
-        "down_proj": (model.hidden, model.intermediate),
         "lm_head": (model.vocab, model.hidden),
     }
+    if model.experts:
+        return {**gemms, "router": (model.experts, model.hidden)}
+    return {
+        **gemms,
+        "gate_up_proj": (2 * model.intermediate, model.hidden),
+        "down_proj": (model.hidden, model.intermediate),
+    }
+
+
+def analytical(duration_ns: float) -> Prediction:
+    """A duration by physics alone."""
+    return Prediction(round(duration_ns), Coverage.ANALYTICAL, accuracies.ANALYTICAL.median, accuracies.ANALYTICAL.p90)
 
 
 class Operators:
     """Durations of one model's operators on one device; predictions leave out the gap after the kernel."""
 
-    def __init__(self, model: ModelConfig, device: DeviceSpec, database: KernelDatabase) -> None:
+    def __init__(
+        self,
+        model: ModelConfig,
+        device: DeviceSpec,
+        database: KernelDatabase,
+        *,
+        attention_launches: int = 2,
+        accuracy: Accuracy = accuracies.DEFAULT,
+    ) -> None:
+        """Raises UnsupportedModelError for a model with a part that nobody measured on this device."""
         self.model = model
         self.device = device
-        self.gemm = GemmModel(database.gemm("bfloat16"), device, model.dtype_bytes)
-        self.attention = AttentionModel(database, model, device)
+        self.accuracy = accuracy
+        self.gemm = GemmModel(database.gemm("bfloat16"), device, model.dtype_bytes, accuracy)
+        self.attention = AttentionModel(database, model, device, launches=attention_launches, accuracy=accuracy)
+        self._experts: ExpertModel | None = None
+        if model.experts:
+            config = ExpertConfig(model.hidden, model.intermediate, model.active_experts, model.experts)
+            self._experts = ExpertModel.of(database, config, device, model.name)
         self.gemms = gemms_of(model)
         self.traffic = traffic_of(model)
 
@@ -98,8 +126,17 @@ class Operators:
         found = self.gemm.predict(rows, n, k)
         if self.model.dtype != "bfloat16" and found.coverage is Coverage.MEASURED:
             # float16 is taken to cost what bfloat16 costs: the same tensor-core rate and bytes.
-            return Prediction(found.duration_ns, Coverage.INTERPOLATED, found.error_ratio)
+            error = self.accuracy.of(accuracies.GEMM, Coverage.INTERPOLATED)
+            return Prediction(found.duration_ns, Coverage.INTERPOLATED, error.median, error.p90)
         return found
+
+    def experts(self, tokens: int) -> Prediction:
+        """The experts of one layer. Raises PredictorError for a model without any."""
+        if self._experts is None:
+            raise PredictorError(f"{self.model.name} has no experts")
+        found = self._experts.predict(tokens)
+        error = self.accuracy.of(accuracies.EXPERTS, found.coverage)
+        return Prediction(found.duration_ns, found.coverage, error.median, error.p90)
 
     def memory(self, name: str, tokens: int, rows: int, *, share: float = 1.0) -> Prediction:
         """A memory-bound operator, or the share of its bytes that one of its kernels moves."""
@@ -116,7 +153,7 @@ class Operators:
         waves = -(-rows // device.multiprocessors)
         walking_ns = waves * walked_bytes * 1e9 / device.multiprocessor_l2_bytes_per_s
         duration_ns = device.kernel_floor_ns + max(device.stream_ns(size_bytes), walking_ns)
-        return Prediction(round(duration_ns), Coverage.ANALYTICAL, ANALYTICAL_ERROR)
+        return analytical(duration_ns)
 
     def attend(self, batch: BatchComposition) -> Prediction:
         """The attention of one layer."""

@@ -44,13 +44,14 @@ class Prediction:
     """One operator, once.
 
     duration_ns: device time of its kernels, without the gap to the next kernel.
-    error_ratio: expected relative error (0.05: five per cent), the median of `hyperlapse.predictor.score` for measured
-    origins, a stated guess for analytical ones.
+    error_ratio: expected relative error (0.05: five per cent), the median of held-out measurements (accuracy.py) for
+    measured origins, a stated guess for analytical ones; error90_ratio: nine in ten are smaller.
     """
 
     duration_ns: int
     coverage: Coverage
     error_ratio: float
+    error90_ratio: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,7 @@ class StepPrediction:
     duration_ns: int
     coverage_ns: CoverageShares
     error_ratio: float
+    error90_ratio: float = 0.0
 
 
 def shares_of(duration_ns: int, coverage: Coverage) -> CoverageShares:
@@ -96,20 +98,69 @@ def add_shares(parts: Iterable[Sequence[int]]) -> CoverageShares:
 def summarise(operators: tuple[OperatorPrediction, ...]) -> StepPrediction:
     """Adds operators up.
 
-    Executions of one operator err together (the same shape, the same table cell), different operators err
-    independently: the step's error is the root of the summed squares of each operator's absolute error.
+    Executions of one operator err together (the same shape, the same table cell). Analytical operators err together too:
+    they share the device's two constants. The others err independently, so the step's error is the root of the summed
+    squares of these parts.
     """
     shares = [0] * COVERAGES
-    squares = 0.0
+    squares = squares90 = 0.0
+    together = together90 = 0.0
     for operator in operators:
-        total_ns = operator.count * operator.prediction.duration_ns
-        shares[operator.prediction.coverage] += total_ns
-        error_ns = total_ns * operator.prediction.error_ratio
-        squares += error_ns * error_ns
+        prediction = operator.prediction
+        total_ns = operator.count * prediction.duration_ns
+        shares[prediction.coverage] += total_ns
+        if prediction.coverage is Coverage.ANALYTICAL:
+            together += total_ns * prediction.error_ratio
+            together90 += total_ns * prediction.error90_ratio
+        else:
+            squares += (total_ns * prediction.error_ratio) ** 2
+            squares90 += (total_ns * prediction.error90_ratio) ** 2
     duration_ns = sum(shares)
     return StepPrediction(
         operators=operators,
         duration_ns=duration_ns,
         coverage_ns=(shares[0], shares[1], shares[2], shares[3], shares[4]),
-        error_ratio=math.sqrt(squares) / duration_ns if duration_ns else 0.0,
+        error_ratio=math.sqrt(squares + together * together) / duration_ns if duration_ns else 0.0,
+        error90_ratio=math.sqrt(squares90 + together90 * together90) / duration_ns if duration_ns else 0.0,
     )
+
+
+# Families of operators, for reports; anything else is `other`.
+_FAMILY_OF = {
+    "attention": "attention",
+    "experts": "experts",
+    "input_copies": "copies",
+    "input_preparation": "preparation",
+    "attention_metadata": "preparation",
+    "graph_launch": "gaps",
+    "graph_gaps": "gaps",
+    "launch_gaps": "gaps",
+    "embedding": "norms and activations",
+    "input_norm": "norms and activations",
+    "post_attention_norm": "norms and activations",
+    "final_norm": "norms and activations",
+    "qk_norm_rope": "norms and activations",
+    "rope": "norms and activations",
+    "kv_cache_write": "norms and activations",
+    "silu_mul": "norms and activations",
+    "expert_routing": "norms and activations",
+    "gather_rows": "sampling",
+    "logits_to_float": "sampling",
+    "temperature": "sampling",
+    "top_k_mask": "sampling",
+    "softmax": "sampling",
+    "top_p_sampling": "sampling",
+    "gumbel_sampling": "sampling",
+    "sampling_state": "sampling",
+    "qkv_proj": "matrix products",
+    "o_proj": "matrix products",
+    "gate_up_proj": "matrix products",
+    "down_proj": "matrix products",
+    "router": "matrix products",
+    "lm_head": "matrix products",
+}
+
+
+def family_of(operator: str) -> str:
+    """The family of an operator of a step, by its name: what a report adds up."""
+    return _FAMILY_OF.get(operator, "other")

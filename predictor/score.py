@@ -1,4 +1,4 @@
-"""How well measured kernels that were left out are predicted: `python -m hyperlapse.predictor.score`.
+"""How well measured kernels that were left out are predicted: `hyperlapse predict --score --gpu NAME`.
 
 Each figure comes from the very classes that price launches, given a table with rows, sites or lengths removed. The
 published figures beside them are those of the kernel database's own documentation (aiconfigurator, performance
@@ -14,16 +14,46 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from hyperlapse.predictor import accuracy as accuracies
 from hyperlapse.predictor.attention import AttentionModel
 from hyperlapse.predictor.composition import BatchComposition, SequenceGroup
-from hyperlapse.predictor.database import AttentionTable, Floats, GemmTable, HeadConfig, KernelDatabase
+from hyperlapse.predictor.database import (
+    AttentionTable,
+    ExpertConfig,
+    ExpertTable,
+    Floats,
+    GemmTable,
+    HeadConfig,
+    KernelDatabase,
+    engines,
+)
 from hyperlapse.predictor.devices import DeviceSpec
+from hyperlapse.predictor.experts import ExpertModel
 from hyperlapse.predictor.gemm import GemmModel
 from hyperlapse.predictor.models import ModelConfig
-from hyperlapse.predictor.prediction import DatabaseError, PredictorError
+from hyperlapse.predictor.prediction import Coverage, DatabaseError, PredictorError
+from hyperlapse.predictor.transfer import TransferredDatabase
+
+# What a score says about predictions: family and coverage. Several of one kind: the one with the largest p90 counts.
+_ROLES = {
+    "GEMM, one m held out": (accuracies.GEMM, "interpolated"),
+    "GEMM, one (n, k) site held out": (accuracies.GEMM, "interpolated"),
+    "GEMM, the last n or k held out": (accuracies.GEMM, "extrapolated"),
+    "decode attention, one length held out": (accuracies.DECODE, "interpolated"),
+    "decode attention, one batch size held out": (accuracies.DECODE, "interpolated"),
+    "decode attention, the longest held out": (accuracies.DECODE, "extrapolated"),
+    "prefill attention, one length held out": (accuracies.PREFILL, "interpolated"),
+    "prefill attention, one batch size held out": (accuracies.PREFILL, "interpolated"),
+    "prefill attention, second half over the first half": (accuracies.PREFILL, "extrapolated"),
+    "experts, balanced instead of a power law": (accuracies.EXPERTS, "measured"),
+    "experts, one token count held out": (accuracies.EXPERTS, "interpolated"),
+    "experts, the most tokens held out": (accuracies.EXPERTS, "extrapolated"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,35 +70,131 @@ class Score:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m hyperlapse.predictor.score", description=__doc__.split("\n")[0])
     parser.add_argument("--gpu", default="h100-sxm-80gb")
+    parser.add_argument("--engine", help="the kernel database's name of the engine")
+    parser.add_argument("--carried-over-from", help="score tables carried over from this product instead")
+    parser.add_argument("--write", type=Path, help="put the figures into this accuracy.json")
+    parser.add_argument("--table", type=Path, help="print what an accuracy.json says as a table, and do nothing else")
     parser.add_argument(
         "--xgboost", action="store_true", help="score gradient-boosted trees on the same held-out cells"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON list")
     options = parser.parse_args(arguments)
     try:
-        device = dataclasses.replace(DeviceSpec.named(options.gpu), graph_gap_ns=0)  # compare latencies as measured
-        database = KernelDatabase.load(device.database_system)
+        if options.table:
+            print(table(options.table))
+            return 0
+        if not options.engine:
+            parser.error("--engine is missing: the kernel database's name of the engine")
+        device = DeviceSpec.named(options.gpu)
+        source = DeviceSpec.named(options.carried_over_from) if options.carried_over_from else None
+        scores = run(device, options.engine, source=source, xgboost=options.xgboost, show=not options.json)
     except PredictorError as error:
         print(f"score: {error}", file=sys.stderr)
         return 2
-    scores: list[Score] = []
-    for score in all_scores(device, database, xgboost=options.xgboost):
-        scores.append(score)
-        if not options.json:
-            published = f"   published {score.published}" if score.published else ""
-            figures = f"{score.median:6.2f} /{score.p90:6.2f} %  ({score.cells} cells)"
-            print(f"{score.name:58} {figures}{published}", flush=True)
     if options.json:
-        print(json.dumps([dataclasses.asdict(score) for score in scores], indent=2))
+        print(as_json(scores))
+    if options.write:
+        write(options.write, device.database_system, scores)
     return 0
 
 
-def all_scores(device: DeviceSpec, database: KernelDatabase, *, xgboost: bool = False) -> Iterator[Score]:
+def run(
+    device: DeviceSpec,
+    engine: str,
+    version: str | None = None,
+    *,
+    source: DeviceSpec | None = None,
+    xgboost: bool = False,
+    show: bool = False,
+) -> list[Score]:
+    """Every figure of a product's own tables, or with `source` of that product's tables carried over to this one.
+
+    engine: the database's name. Raises DatabaseError for a product without tables.
+    """
+    if device.transfer_from:
+        raise DatabaseError(
+            f"nobody measured {device.name}: score the tables that it uses, those of {device.transfer_from}"
+        )
+    device = dataclasses.replace(device, graph_gap_ns=0)  # compare latencies as measured
+    database = KernelDatabase.load(device.database_system, engine, version)
+    if source is None:
+        found = all_scores(device, database, engine, xgboost=xgboost)
+    else:
+        tables = KernelDatabase.load(source.database_system, engine, version)
+        found = carried_over(database, tables, source, device)
+    scores = []
+    for each in found:
+        scores.append(each)
+        if show:
+            published = f"   published {each.published}" if each.published else ""
+            figures = f"{each.median:6.2f} /{each.p90:6.2f} %  ({each.cells} cells)"
+            print(f"{each.name:58} {figures}{published}", flush=True)
+    return scores
+
+
+def as_json(scores: list[Score]) -> str:
+    """The figures as one JSON list."""
+    return json.dumps([dataclasses.asdict(score) for score in scores], indent=2)
+
+
+def write(path: Path, system: str, scores: list[Score]) -> None:
+    """Puts a system's figures into an accuracy.json (accuracy.read), keeping those of other systems."""
+    document: dict[str, Any] = {"systems": {}}
+    if path.is_file():
+        document = json.loads(path.read_text(encoding="utf-8"))
+    document["note"] = "absolute relative errors of held-out measurements; made by hyperlapse.predictor.score --write"
+    document["systems"][system] = accuracy_of(scores)
+    document["systems"] = dict(sorted(document["systems"].items()))
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def table(path: Path) -> str:
+    """An accuracy.json in Markdown: median / 90th percentile in per cent, a row for each family and coverage.
+
+    Raises PredictorError for anything else.
+    """
+    systems = accuracies.read(path)
+    lines = [f"| per cent | {' | '.join(systems)} |", f"|---|{'---|' * len(systems)}"]
+    for family in accuracies.FAMILIES:
+        for coverage in (Coverage.MEASURED, Coverage.INTERPOLATED, Coverage.EXTRAPOLATED):
+            cells = []
+            for found in systems.values():
+                error = found.families.get(family, {}).get(coverage)
+                cells.append(f"{error.median * 100:.1f} / {error.p90 * 100:.0f}" if error else "-")
+            lines.append(f"| {family.replace('_', ' ')}, {coverage.name.lower()} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def accuracy_of(scores: list[Score]) -> dict[str, dict[str, dict[str, float]]]:
+    """Family -> coverage -> error. What was measured itself errs as two collections of one product differ."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    scatter = [score for score in scores if score.name.startswith(_REPLICATE)]
+    if scatter:
+        best = min(scatter, key=lambda score: score.p90)
+        for family in (accuracies.GEMM, accuracies.DECODE, accuracies.PREFILL):
+            found.setdefault(family, {})["measured"] = {"median": best.median / 100, "p90": best.p90 / 100}
+    for score in scores:
+        family, coverage = _ROLES.get(score.name, ("", ""))
+        if family:
+            worst = found.setdefault(family, {}).get(coverage, {"median": 0.0, "p90": 0.0})
+            if score.p90 / 100 >= worst["p90"]:
+                found[family][coverage] = {"median": round(score.median / 100, 4), "p90": round(score.p90 / 100, 4)}
+    for coverages in found.values():  # nothing errs less for being further from a measurement
+        least = {"median": 0.0, "p90": 0.0}
+        for coverage in ("measured", "interpolated", "extrapolated"):
+            here = coverages.get(coverage)
+            if here:
+                least = coverages[coverage] = {key: round(max(here[key], least[key]), 4) for key in least}
+    return found
+
+
+def all_scores(device: DeviceSpec, database: KernelDatabase, engine: str, *, xgboost: bool = False) -> Iterator[Score]:
     """Every figure, one after the other (a minute together)."""
     gemm = database.gemm("bfloat16")
     yield score("GEMM, one m held out", gemm_rows_held_out(gemm, device), "4.87 / 15.6")
     yield score("GEMM, one (n, k) site held out", gemm_sites_held_out(gemm, device), "3.63 / 14.7")
-    yield from replicate(gemm, database.system)
+    yield score("GEMM, the last n or k held out", gemm_edges_held_out(gemm, device))
+    yield from replicates(gemm, database.system, engine)
     if xgboost:
         yield score("GEMM, one site in five held out, interpolation", gemm_folds(gemm, device))
         yield score("GEMM, one site in five held out, xgboost", gemm_folds_xgboost(gemm, device))
@@ -76,11 +202,66 @@ def all_scores(device: DeviceSpec, database: KernelDatabase, *, xgboost: bool = 
         "decode attention, one length held out", attention_held_out(database, device, "decode", "length"), "1.1"
     )
     yield score("decode attention, one batch size held out", attention_held_out(database, device, "decode", "batch"))
+    yield score("decode attention, the longest held out", longest_held_out(database, device))
     yield score(
         "prefill attention, one length held out", attention_held_out(database, device, "prefill", "length"), "2.0 / 9.7"
     )
     yield score("prefill attention, one batch size held out", attention_held_out(database, device, "prefill", "batch"))
     yield score("prefill attention, second half over the first half", chunks(database, device))
+    yield from expert_scores(database, device)
+
+
+def carried_over(
+    database: KernelDatabase, tables: KernelDatabase, source: DeviceSpec, device: DeviceSpec
+) -> Iterator[Score]:
+    """Another product's tables carried over to this one, against its own, cell by cell."""
+    carried = TransferredDatabase(tables, source, device)
+    place = f"{source.name} to {device.name}"
+    yield score(f"GEMM, {place}", _common(database.gemm("bfloat16"), carried.gemm("bfloat16")))
+    for phase in ("decode", "prefill"):
+        errors = []
+        for config in _common_configs(database, carried):
+            own, other = (getattr(each, phase)(config) for each in (database, carried))
+            errors.append(_common_attention(own, other))
+        yield score(f"{phase} attention, {place}", np.concatenate(errors))
+    errors = []
+    for layer in sorted(set(database.expert_configs()) & set(carried.expert_configs())):
+        here, there = database.experts(layer), carried.experts(layer)
+        common = np.intersect1d(here.tokens, there.tokens)
+        picked = [each.latency_ns[np.searchsorted(each.tokens, common)] for each in (there, here)]
+        errors.append(picked[0] / picked[1] - 1)
+    yield score(f"experts, {place}", np.concatenate(errors))
+
+
+def _common(own: GemmTable, other: GemmTable) -> Floats:
+    m, n, k = (np.intersect1d(*axes) for axes in ((own.m, other.m), (own.n, other.n), (own.k, other.k)))
+    picked = [
+        each.latency_ns[np.ix_(np.searchsorted(each.m, m), np.searchsorted(each.n, n), np.searchsorted(each.k, k))]
+        for each in (other, own)
+    ]
+    errors: Floats = (picked[0] / picked[1] - 1).ravel()
+    return errors
+
+
+def _common_attention(own: AttentionTable, other: AttentionTable) -> Floats:
+    batch, length = np.intersect1d(own.batch, other.batch), np.intersect1d(own.length, other.length)
+    picked = [
+        each.latency_ns[np.ix_(np.searchsorted(each.batch, batch), np.searchsorted(each.length, length))]
+        for each in (other, own)
+    ]
+    errors: Floats = (picked[0] / picked[1] - 1).ravel()
+    return errors
+
+
+def _common_configs(one: KernelDatabase, other: KernelDatabase) -> list[HeadConfig]:
+    both = set(_scored_configs(one)) & set(_scored_configs(other))
+    return sorted(both)
+
+
+def _scored_configs(database: KernelDatabase) -> list[HeadConfig]:
+    """Head size 128 in bfloat16, measured for prefill and decode: what is scored."""
+    both = set(database.decode_configs()) & set(database.prefill_configs())
+    return sorted(config for config in both if config.head_dim == 128 and config.kv_dtype == "bfloat16")
 
 
 def score(name: str, errors: Floats, published: str = "") -> Score:
@@ -112,18 +293,31 @@ def gemm_sites_held_out(table: GemmTable, device: DeviceSpec) -> Floats:
     return np.concatenate(errors)
 
 
-def replicate(table: GemmTable, system: str) -> Iterator[Score]:
-    """The table against another engine's collection on the same product: the scatter of measuring itself."""
-    try:
-        other = KernelDatabase.load(system, engine="trtllm").gemm("bfloat16")
-    except DatabaseError:
-        return
-    m, n, k = (np.intersect1d(*axes) for axes in ((table.m, other.m), (table.n, other.n), (table.k, other.k)))
-    picked = [
-        each.latency_ns[np.ix_(np.searchsorted(each.m, m), np.searchsorted(each.n, n), np.searchsorted(each.k, k))]
-        for each in (table, other)
-    ]
-    yield score("GEMM, measured by vLLM's and TensorRT-LLM's collector", (picked[0] / picked[1] - 1).ravel())
+def gemm_edges_held_out(table: GemmTable, device: DeviceSpec) -> Floats:
+    """Products of the largest n, and of the largest k, predicted without any of them."""
+    shorter_n = dataclasses.replace(table, n=table.n[:-1], latency_ns=table.latency_ns[:, :-1])
+    shorter_k = dataclasses.replace(table, k=table.k[:-1], latency_ns=table.latency_ns[:, :, :-1])
+    last_n = [(len(table.n) - 1, j) for j in range(len(table.k) - 1)]
+    last_k = [(i, len(table.k) - 1) for i in range(len(table.n) - 1)]
+    return np.concatenate(
+        [
+            _errors(table, GemmModel(shorter_n, device), sites=last_n),
+            _errors(table, GemmModel(shorter_k, device), sites=last_k),
+        ]
+    )
+
+
+_REPLICATE = "GEMM, measured by this and by another collector"
+
+
+def replicates(table: GemmTable, system: str, engine: str) -> Iterator[Score]:
+    """The table against other engines' collections on the same product: the scatter of measuring itself."""
+    for number, other in enumerate((name for name in engines(system) if name != engine), start=1):
+        try:
+            collected = KernelDatabase.load(system, other).gemm("bfloat16")
+        except DatabaseError:
+            continue
+        yield score(f"{_REPLICATE} ({number})", _common(table, collected))
 
 
 def gemm_folds(table: GemmTable, device: DeviceSpec) -> Floats:
@@ -170,9 +364,7 @@ def attention_held_out(database: KernelDatabase, device: DeviceSpec, phase: str,
     """Cells between two others along an axis, predicted without the whole line that they stand on (head size 128)."""
     decode = phase == "decode"
     errors = []
-    for config in database.decode_configs() if decode else database.prefill_configs():
-        if config.head_dim != 128 or config.kv_dtype != "bfloat16" or config not in database.decode_configs():
-            continue
+    for config in _scored_configs(database):
         table = database.decode(config) if decode else database.prefill(config)
         lines = table.length if axis == "length" else table.batch
         for line in range(1, len(lines) - 1):
@@ -189,6 +381,59 @@ def attention_held_out(database: KernelDatabase, device: DeviceSpec, phase: str,
     return np.concatenate(errors)
 
 
+def longest_held_out(database: KernelDatabase, device: DeviceSpec) -> Floats:
+    """The longest context of each batch size, predicted without it."""
+    errors = []
+    for config in _scored_configs(database):
+        table = database.decode(config)
+        latency = table.latency_ns.copy()
+        cells = []
+        for row in range(len(table.batch)):
+            columns = np.flatnonzero(np.isfinite(latency[row]))
+            if len(columns) > 1:
+                latency[row, columns[-1]] = np.nan
+                cells.append((row, int(columns[-1])))
+        reduced = dataclasses.replace(table, latency_ns=latency)
+        model = AttentionModel(_Reduced(database, True, config, reduced), _model_of(config), device)
+        errors.append(_attention_errors(table, model.decode_ns, cells))
+    return np.concatenate(errors)
+
+
+def expert_scores(database: KernelDatabase, device: DeviceSpec) -> Iterator[Score]:
+    """Layers of experts; nothing where none was measured."""
+    try:
+        configs = database.expert_configs()
+    except DatabaseError:
+        return
+    inside: list[float] = []
+    last: list[float] = []
+    spread: list[Floats] = []
+    for config in configs:
+        table = database.experts(config)
+        for row in range(1, len(table.tokens)):
+            kept = np.delete(np.arange(len(table.tokens)), row)
+            model = ExpertModel(ExpertTable(table.tokens[kept], table.latency_ns[kept]), config, device)
+            found_ns, _ = model.latency_ns(int(table.tokens[row]))
+            (last if row == len(table.tokens) - 1 else inside).append(float(found_ns / table.latency_ns[row] - 1))
+        spread.append(_spread(database, config, table))
+    differences = np.concatenate(spread)
+    if differences.size:
+        yield score("experts, balanced instead of a power law", differences)
+    yield score("experts, one token count held out", np.array(inside))
+    yield score("experts, the most tokens held out", np.array(last))
+
+
+def _spread(database: KernelDatabase, config: ExpertConfig, table: ExpertTable) -> Floats:
+    """The same layer with tokens spread evenly over experts, against how a prediction takes them to be spread."""
+    even = database.balanced_experts(config)
+    if even is None:
+        return np.zeros(0)
+    common = np.intersect1d(table.tokens, even.tokens)
+    picked = [each.latency_ns[np.searchsorted(each.tokens, common)] for each in (table, even)]
+    errors: Floats = picked[0] / picked[1] - 1
+    return errors
+
+
 def chunks(database: KernelDatabase, device: DeviceSpec) -> Floats:
     """The second half of a prompt as a chunk over the first half, against the measured whole less the measured half.
 
@@ -196,9 +441,7 @@ def chunks(database: KernelDatabase, device: DeviceSpec) -> Floats:
     Left out are chunks that fill less than two waves of thread blocks: inside a whole prompt those run beside others.
     """
     errors = []
-    for config in database.prefill_configs():
-        if config.head_dim != 128 or config.kv_dtype != "bfloat16" or config not in database.decode_configs():
-            continue
+    for config in _scored_configs(database):
         table = database.prefill(config)
         model = AttentionModel(database, _model_of(config), device)
         lengths = table.length.tolist()

@@ -4,8 +4,10 @@ Why: an emulated run needs a model's shape and not its weights, and it must work
 its public config.json and generation_config.json; the tokenizer is made up (`tokenizer.py`), because a real one is
 large, licensed, and decides nothing that is measured. A directory that already has a tokenizer is used as it is.
 
-This must never write into a directory of the user's: what is made up goes into the cache directory. Downloading from a
-hub was rejected: a run must not depend on a network, and weights are never read.
+A Hugging Face name takes the hub's configuration and tokenizer where there is a network (`hub.py`).
+
+This must never write into a directory of the user's: what is made up goes into the cache directory. A run must never
+depend on a network: without one, bundled models still work, also by their hub names. Weights are never read.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hyperlapse.shim.models import hub
 from hyperlapse.shim.models.tokenizer import TOKENIZER_VERSION, special_tokens, write_tokenizer
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "tekken.json")
@@ -35,13 +38,14 @@ class Model:
     """A model as an engine takes it.
 
     name: what it is called in results; directory: holds config.json and a tokenizer; bundled: the shape comes with
-    Hyperlapse; dummy_tokenizer: the tokenizer was made up.
+    Hyperlapse; dummy_tokenizer: the tokenizer was made up; source: where the description comes from, for provenance.
     """
 
     name: str
     directory: Path
     bundled: bool
     dummy_tokenizer: bool
+    source: str = ""
 
     @property
     def config_path(self) -> Path:
@@ -67,31 +71,54 @@ def bundled_models() -> dict[str, Path]:
 
 
 def resolve_model(text: str) -> Model:
-    """A bundled short name (also as `Owner/Name`), a directory with a config.json, or a config.json itself.
+    """A bundled short name, a directory with a config.json, a config.json itself, or a model's name on the hub.
 
-    Raises ModelError with the nearest names for anything else.
+    A hub name (`Owner/Name`) is looked up there; a bundled model of that name is the answer where there is no network.
+    Raises ModelError with the nearest names for anything else. Call it before a run's clock is frozen.
     """
     path = Path(text).expanduser()
     if path.is_file():
-        return _from_description(path, path.parent, name=_name_of(path))
+        return _from_description(path, path.parent, name=_name_of(path), source=str(path.resolve()))
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelError(f"{text}: the directory has no config.json, so it holds no model an engine could load")
-        if any((path / name).is_file() for name in _TOKENIZER_FILES):
-            _checked_config(path / "config.json")
-            return Model(path.resolve().name, path.resolve(), bundled=False, dummy_tokenizer=False)
-        return _from_description(path / "config.json", path, name=path.resolve().name)
+        return _from_directory(path, name=path.resolve().name, source=str(path.resolve()))
     bundled = bundled_models()
     short = text.rsplit("/", 1)[-1].lower()
+    if hub.is_hub_name(text):
+        try:
+            found = hub.fetch(text)
+        except hub.NoNetworkError as error:
+            if short not in bundled:
+                raise ModelError(
+                    f"{text}: {error}. Bundled models need no network: {', '.join(bundled)}. A directory with a"
+                    " config.json, or the path of a config.json, will also do"
+                ) from error
+        except hub.HubError as error:
+            raise ModelError(f"{error}. {_alternatives(short)}") from error
+        else:
+            return _from_directory(found.directory, name=short, source=f"hub: {text}@{found.commit}")
     if short in bundled:
         folder = bundled[short]
-        return _from_description(folder / "config.json", folder, name=short, bundled=True)
+        return _from_description(folder / "config.json", folder, name=short, bundled=True, source="bundled")
+    raise ModelError(f"unknown model {text!r}: {_alternatives(short)}")
+
+
+def _alternatives(short: str) -> str:
+    bundled = bundled_models()
     near = difflib.get_close_matches(short, bundled, n=3, cutoff=0.4)
     nearest = f"nearest bundled: {', '.join(near)}; " if near else ""
-    raise ModelError(
-        f"unknown model {text!r}: {nearest}`python -m hyperlapse.shim.models` lists the bundled ones. A directory with "
-        "a config.json, or the path of a config.json, will also do"
+    return (
+        f"{nearest}`hyperlapse models` lists the bundled ones. A directory with a config.json, the path of a config.json,"
+        " or a name on the Hugging Face hub (Owner/Name) will also do"
     )
+
+
+def _from_directory(path: Path, name: str, source: str) -> Model:
+    if not (path / "config.json").is_file():
+        raise ModelError(f"{path}: the directory has no config.json, so it holds no model an engine could load")
+    if any((path / file).is_file() for file in _TOKENIZER_FILES):
+        _checked_config(path / "config.json")
+        return Model(name, path.resolve(), bundled=False, dummy_tokenizer=False, source=source)
+    return _from_description(path / "config.json", path, name=name, source=source)
 
 
 def _name_of(config: Path) -> str:
@@ -126,7 +153,7 @@ def _vocabulary_size(path: Path, config: dict[str, Any]) -> int:
     return size
 
 
-def _from_description(config_path: Path, folder: Path, name: str, bundled: bool = False) -> Model:
+def _from_description(config_path: Path, folder: Path, name: str, bundled: bool = False, source: str = "") -> Model:
     config = _checked_config(config_path)
     size = _vocabulary_size(config_path, config)
     generation_path = folder / "generation_config.json"
@@ -136,7 +163,7 @@ def _from_description(config_path: Path, folder: Path, name: str, bundled: bool 
     directory = cache_directory() / "models" / f"{name}-{digest}"
     if not directory.is_dir():
         _create(directory, config, generation, size)
-    return Model(name, directory, bundled=bundled, dummy_tokenizer=True)
+    return Model(name, directory, bundled=bundled, dummy_tokenizer=True, source=source)
 
 
 def _create(directory: Path, config: dict[str, Any], generation: dict[str, Any], vocabulary_size: int) -> None:

@@ -1,4 +1,4 @@
-"""Lists the bundled models, one a line: name, architecture, layers, hidden size."""
+"""Lists the bundled models, one a line: name, architecture, layers, hidden size. `hyperlapse models` says more."""
 
 from __future__ import annotations
 

@@ -4,6 +4,10 @@ Why: engines refuse to serve text without a tokenizer, load generators decode ra
 the length, and neither cares what the words are. Word `t17` is token 17; any other word is the unknown token, still one
 token; decode(ids) encodes back to the same ids. The vocabulary covers the model's whole embedding, so any id is valid.
 
+Grammars (JSON, regular expressions) need single characters: the last ids below the special ones are the printable ones of
+ASCII, a line break and a tab. They only come out: text that goes in is words. A word has its space before it, as in
+byte-pair vocabularies, so that characters can stand together.
+
 It must never depend on the `tokenizers` package (the launcher's environment has none): the file is plain JSON. Training
 a byte-pair tokenizer was rejected: its token counts would depend on the text.
 """
@@ -15,13 +19,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-TOKENIZER_VERSION = 1
+TOKENIZER_VERSION = 2
 """Part of the hash in the directory's name: raise it whenever what is written here changes."""
 
 _CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }} {{ message['content'] }} {{ eos_token }} {% endfor %}"
     "{% if add_generation_prompt %}assistant {% endif %}"
 )
+
+
+CHARACTERS = (*(chr(code) for code in range(0x20, 0x7F)), "\n", "\t")
+
+_SMALLEST_WITH_CHARACTERS = 1024
+"""A smaller vocabulary has words only."""
 
 
 def special_tokens(config: Mapping[str, Any], generation: Mapping[str, Any], vocabulary_size: int) -> dict[str, int]:
@@ -49,7 +59,11 @@ def write_tokenizer(
     """Writes tokenizer.json and tokenizer_config.json in the format of the `tokenizers` package (version 1.0)."""
     names = {token_id: f"<{role}>" for role, token_id in special.items()}
     unknown_id = next(token_id for token_id in range(vocabulary_size) if token_id not in names)
-    words = [names.get(token_id, f"t{token_id}") for token_id in range(vocabulary_size)]
+    words = [names.get(token_id, f" t{token_id}") for token_id in range(vocabulary_size)]
+    if vocabulary_size >= _SMALLEST_WITH_CHARACTERS:
+        free = (token_id for token_id in reversed(range(vocabulary_size)) if token_id not in names)
+        for token_id, character in zip(free, CHARACTERS, strict=False):
+            words[token_id] = character
     tokenizer = {
         "version": "1.0",
         "truncation": None,
@@ -66,10 +80,23 @@ def write_tokenizer(
             }
             for token_id, name in sorted(names.items())
         ],
-        "normalizer": None,
-        "pre_tokenizer": {"type": "WhitespaceSplit"},
+        # every word gets exactly one space before it, whatever white space the text has
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [
+                {"type": "Replace", "pattern": {"Regex": "\\s+"}, "content": " "},
+                {"type": "Strip", "strip_left": True, "strip_right": True},
+                {"type": "Prepend", "prepend": " "},
+            ],
+        },
+        "pre_tokenizer": {
+            "type": "Split",
+            "pattern": {"Regex": " \\S+"},
+            "behavior": "Isolated",
+            "invert": False,
+        },
         "post_processor": None,
-        "decoder": None,
+        "decoder": {"type": "Fuse"},
         "model": {
             "type": "WordLevel",
             "vocab": {word: token_id for token_id, word in enumerate(words)},
@@ -82,7 +109,6 @@ def write_tokenizer(
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
         "chat_template": _CHAT_TEMPLATE,
-        "unk_token": words[unknown_id],
     }
     if model_max_length is not None:
         settings["model_max_length"] = model_max_length

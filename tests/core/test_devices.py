@@ -50,7 +50,7 @@ def test_file_of_ones_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d["facts"].pop("l2_cache_bytes"), "`l2_cache_bytes` is missing"),
+        (lambda d: d["facts"].pop("l2_cache_bytes"), r"`l2_cache_bytes` \(bytes\) is missing"),
         (lambda d: d["facts"].update(l2_cache_byte={}), "unknown fact `l2_cache_byte`; did you mean `l2_cache_bytes`"),
         (lambda d: d["facts"]["clock_khz"].pop("source"), "`clock_khz` must have a `value` and a `source`"),
         (lambda d: d["facts"]["clock_khz"].update(source=" "), "`clock_khz` has no source"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hyperlapse.shim.models import ModelError, bundled_models, resolve_model
-from hyperlapse.shim.models.tokenizer import special_tokens
+from hyperlapse.shim.models.tokenizer import CHARACTERS, special_tokens
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,8 @@ def test_bundled_model(name: str) -> None:
     vocabulary = tokenizer_of(model.directory)["model"]["vocab"]
     assert len(vocabulary) == 151_936
     assert sorted(vocabulary.values()) == list(range(151_936))
-    assert vocabulary["t17"] == 17
+    assert vocabulary[" t17"] == 17
+    assert {vocabulary[mark] for mark in CHARACTERS} == set(range(151_936 - len(CHARACTERS), 151_936))
     assert vocabulary["<eos>"] == 151_645
 
 
@@ -68,9 +69,9 @@ def test_directory_with_a_tokenizer_is_used_as_it_is(tmp_path: Path) -> None:
 
 
 def test_unknown_names_say_what_is_near_and_where_the_list_is() -> None:
-    with pytest.raises(ModelError, match=r"nearest bundled: qwen3-14b.*python -m hyperlapse\.shim\.models"):
+    with pytest.raises(ModelError, match=r"nearest bundled: qwen3-14b.*hyperlapse models"):
         resolve_model("qwen3-14")
-    with pytest.raises(ModelError, match=r"python -m hyperlapse\.shim\.models"):
+    with pytest.raises(ModelError, match=r"hyperlapse models"):
         resolve_model("gpt")
 
 

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from hyperlapse.predictor.database import AttentionTable, GemmTable, HeadConfig, KernelDatabase
+from hyperlapse.predictor.database import (
+    AttentionTable,
+    ExpertConfig,
+    ExpertTable,
+    GemmTable,
+    HeadConfig,
+    KernelDatabase,
+)
 from hyperlapse.predictor.devices import DeviceSpec
+from hyperlapse.predictor.engines import Engines, StepRecipe
 from hyperlapse.predictor.models import ModelConfig
 from hyperlapse.predictor.prediction import DatabaseError
 from hyperlapse.predictor.step import StepPredictor
+
+ENGINE = "vllm"
+"""The database's name of the engine whose tables are used here; the predictor itself knows none."""
+
+STEPS = Path(__file__).parents[2] / "integrations" / ENGINE / "steps.yaml"
 
 QWEN3_14B = {
     "architectures": ["Qwen3ForCausalLM"],
@@ -43,8 +58,19 @@ class MadeUpDatabase(KernelDatabase):
         pairs = count * tokens * (tokens + 1) / 2
         self.prefill_table = AttentionTable(batch, length, 9000 + 4 * 40 * 128 * pairs / 600_000)
 
+        tokens = np.array([1, 8, 64, 512, 4096])
+        self.expert_table = ExpertTable(tokens, 50_000.0 + 100 * tokens)
+
     def gemm(self, dtype: str = "bfloat16") -> GemmTable:
         return self.table
+
+    def expert_configs(self) -> tuple[ExpertConfig, ...]:
+        return (ExpertConfig(2048, 768, 8, 128),)
+
+    def experts(self, config: ExpertConfig) -> ExpertTable:
+        if config not in self.expert_configs():
+            raise KeyError(config)
+        return self.expert_table
 
     def decode_configs(self) -> tuple[HeadConfig, ...]:
         return (HeadConfig(40, 8, 128, "bfloat16"),)
@@ -77,11 +103,16 @@ def made_up() -> MadeUpDatabase:
 def database(tmp_path_factory: pytest.TempPathFactory) -> KernelDatabase:
     """The measured tables of the H100; tests that need them are skipped where the package is absent."""
     try:
-        return KernelDatabase.load("h100_sxm")
+        return KernelDatabase.load("h100_sxm", ENGINE)
     except DatabaseError as error:
         pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")
 def steps(model: ModelConfig, device: DeviceSpec, database: KernelDatabase) -> StepPredictor:
-    return StepPredictor(model, device, database)
+    return StepPredictor(model, device, database, recipe())
+
+
+def recipe() -> StepRecipe:
+    """What the engine launches around a model's operators, from its integration's own data."""
+    return Engines.load([STEPS]).find(ENGINE)[0].recipe("")

@@ -154,3 +154,22 @@ def test_the_measured_table_of_the_bundled_model(
             found, coverage = attention.decode_ns(batch, length)
             assert coverage is Coverage.MEASURED
             assert found == pytest.approx(table.latency_ns[row, column])
+
+
+def test_a_kernel_that_splits_no_keys_walks_decodes_with_empty_tiles(
+    made_up: MadeUpDatabase, model: ModelConfig, device: DeviceSpec
+) -> None:
+    """A decode beside a prefill then costs a tile of queries over its context; alone it costs what it did."""
+    splits, unsplit = (
+        AttentionModel(made_up, model, dataclasses.replace(device, graph_gap_ns=0, unsplit_tile_rows=rows))
+        for rows in (0, 64)
+    )
+    decodes, prefill = (1, 8000, 4), (512, 0, 1)
+    assert predict(unsplit, decodes) == predict(splits, decodes)
+    assert predict(unsplit, prefill) == predict(splits, prefill)
+    assert predict(unsplit, decodes, prefill).duration_ns > predict(splits, decodes, prefill).duration_ns
+    tiles_ns = 4 * 40 * 128 * 64 * 4 * 8000 / 600_000  # the rate of rectangles in the made-up table
+    alone = predict(splits, prefill).duration_ns
+    assert predict(unsplit, decodes, prefill).duration_ns == pytest.approx(alone + tiles_ns, rel=0.02)
+    chunk = (16, 16_000, 1)
+    assert predict(unsplit, chunk).duration_ns >= predict(splits, chunk).duration_ns

@@ -66,4 +66,4 @@ def test_gaps_and_facts_agree_with_the_device_profile(name: str) -> None:
     ):
         assert getattr(spec, fact) == getattr(profile.facts, fact), fact
     bandwidth = 2 * profile.facts.memory_clock_khz * 1000 * profile.facts.memory_bus_bits / 8
-    assert spec.memory_bandwidth_bytes_per_s == pytest.approx(bandwidth, rel=0.01)
+    assert spec.memory_bandwidth_bytes_per_s == pytest.approx(bandwidth, rel=0.03)  # data sheets round

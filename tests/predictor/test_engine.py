@@ -16,7 +16,7 @@ from hyperlapse.predictor.models import ModelConfig
 from hyperlapse.predictor.operators import traffic_of
 from hyperlapse.predictor.prediction import Coverage, PredictorError
 
-from .conftest import QWEN3_14B, MadeUpDatabase
+from .conftest import QWEN3_14B, STEPS, MadeUpDatabase
 
 BATCH = "v1 graph=full tokens=8 rows=5 seqs=1:1030,1:1100x2,1:1200,1:90"
 KERNELS = Path(__file__).parents[2] / "integrations" / "vllm" / "kernels.yaml"
@@ -43,7 +43,7 @@ def predictor(made_up: MadeUpDatabase, model: ModelConfig, device: DeviceSpec, t
     lines += ["  - {name: ^fixed$, operator: fixed, duration_ns: 1234}"]
     path = tmp_path / "kernels.yaml"
     path.write_text("version: 1\nkernels:\n" + "\n".join(lines))
-    return EnginePredictor(device, [model], [path], database=made_up)
+    return EnginePredictor(device, [model], [path], [STEPS], database=made_up)
 
 
 def test_kernels_add_up_to_their_step(predictor: EnginePredictor, model: ModelConfig) -> None:

@@ -11,6 +11,7 @@ import pytest
 from hyperlapse.predictor.models import ModelConfig, ModelKey
 from hyperlapse.predictor.operators import gemms_of
 from hyperlapse.predictor.prediction import UnsupportedModelError
+from hyperlapse.shim.models import bundled_models
 
 from .conftest import QWEN3_14B
 
@@ -48,6 +49,9 @@ def test_head_dim_follows_from_hidden_size_where_the_file_is_silent() -> None:
     [
         ({"num_experts": 128}, "MoE"),
         ({"num_local_experts": 8}, "MoE"),
+        ({"architectures": ["Qwen3MoeForCausalLM"], "num_experts": 8, "mlp_only_layers": [1]}, "MoE"),
+        ({"architectures": ["Qwen3MoeForCausalLM"], "num_experts": 8, "decoder_sparse_step": 2}, "MoE"),
+        ({"architectures": ["MixtralForCausalLM"], "num_local_experts": 8, "n_shared_experts": 1}, "shared experts"),
         ({"kv_lora_rank": 512}, "MLA"),
         ({"quantization_config": {"quant_method": "fp8"}}, "quantised"),
         ({"vision_config": {"depth": 32}}, "vision"),
@@ -75,6 +79,49 @@ def test_a_missing_field_is_named() -> None:
     config = {name: value for name, value in QWEN3_14B.items() if name != "hidden_size"}
     with pytest.raises(UnsupportedModelError, match="hidden_size"):
         ModelConfig.from_dict(config, name="model")
+
+
+# Parameters as the makers publish them, in billions.
+PUBLISHED = {
+    "llama-3.1-8b": 8.03,
+    "llama-3.1-70b": 70.6,
+    "mixtral-8x7b": 46.7,
+    "qwen3-8b": 8.2,
+    "qwen3-14b": 14.8,
+    "qwen3-32b": 32.8,
+    "qwen3-30b-a3b": 30.5,
+}
+
+
+def test_bundled_models_have_their_published_size() -> None:
+    assert set(PUBLISHED) == set(bundled_models())
+    for name, folder in bundled_models().items():
+        model = ModelConfig.from_json(folder)
+        assert model.parameters / 1e9 == pytest.approx(PUBLISHED[name], rel=0.005), name
+        assert model.weight_bytes == 2 * model.parameters
+
+
+def test_experts_are_read() -> None:
+    qwen = ModelConfig.from_json(bundled_models()["qwen3-30b-a3b"])
+    assert (qwen.experts, qwen.active_experts, qwen.intermediate, qwen.qk_norm) == (128, 8, 768, True)
+    mixtral = ModelConfig.from_json(bundled_models()["mixtral-8x7b"])
+    assert (mixtral.experts, mixtral.active_experts, mixtral.intermediate, mixtral.qk_norm) == (8, 2, 14336, False)
+    assert "gate_up_proj" not in gemms_of(mixtral)
+    assert gemms_of(mixtral)["router"] == (8, 4096)
+
+
+def test_the_sampler_follows_the_generation_config(tmp_path: Path) -> None:
+    """Filters that generation_config.json makes the default decide which kernels a step's sampler has."""
+    (tmp_path / "config.json").write_text(json.dumps(QWEN3_14B))
+    assert ModelConfig.from_json(tmp_path).sampling == ("gumbel_sampling",)
+    for text, sampling in (
+        ('{"top_k": 20, "top_p": 0.95}', ("top_k_mask", "softmax", "top_p_sampling")),
+        ('{"top_p": 0.9}', ("softmax", "top_p_sampling")),
+        ('{"top_p": 1.0, "temperature": 0.6}', ("gumbel_sampling",)),
+        ("{", ("gumbel_sampling",)),
+    ):
+        (tmp_path / "generation_config.json").write_text(text)
+        assert ModelConfig.from_json(tmp_path).sampling == sampling, text
 
 
 def test_broken_files(tmp_path: Path) -> None:

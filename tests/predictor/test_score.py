@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from hyperlapse.predictor import accuracy as accuracies
 from hyperlapse.predictor import score
 from hyperlapse.predictor.devices import DeviceSpec
+from hyperlapse.predictor.prediction import Coverage
 
 from .conftest import MadeUpDatabase
 
@@ -47,6 +50,36 @@ def test_folds_hold_every_inner_site_out_once(made_up: MadeUpDatabase) -> None:
     assert len(sites) == len(set(sites)) == 4
 
 
+def test_held_out_edges(made_up: MadeUpDatabase, no_gap: DeviceSpec) -> None:
+    latency = made_up.table.latency_ns.copy()
+    latency[:, -1] *= 10
+    errors = score.gemm_edges_held_out(dataclasses.replace(made_up.table, latency_ns=latency), no_gap)
+    assert (np.abs(errors) > 0.8).sum() >= latency[:, -1].size - len(made_up.table.m)  # not seen when it is held out
+    assert score.score("longest", score.longest_held_out(made_up, no_gap)).median < 3
+
+
+def test_scores_become_errors_that_grow_with_distance(tmp_path: Path) -> None:
+    scores = [
+        score.Score("GEMM, measured by this and by another collector (1)", 5.0, 20.0, 9),
+        score.Score("GEMM, measured by this and by another collector (2)", 3.0, 9.0, 9),
+        score.Score("GEMM, one m held out", 2.5, 12.0, 9),
+        score.Score("GEMM, one (n, k) site held out", 2.9, 10.0, 9),
+        score.Score("GEMM, the last n or k held out", 2.0, 30.0, 9),
+    ]
+    path = tmp_path / "accuracy.json"
+    score.write(path, "one", scores)
+    score.write(path, "other", scores[1:])
+    found = accuracies.read(path)
+    assert set(found) == {"one", "other"}
+    here = [found["one"].of("gemm", coverage) for coverage in list(Coverage)[:3]]
+    assert [(error.median, error.p90) for error in here] == [(0.03, 0.09), (0.03, 0.12), (0.03, 0.3)]
+
+
+def test_carried_over_tables_of_a_product_to_itself_are_its_own(made_up: MadeUpDatabase, no_gap: DeviceSpec) -> None:
+    made_up_scores = score.carried_over(made_up, made_up, no_gap, no_gap)
+    assert [each.p90 for each in made_up_scores] == [0.0, 0.0, 0.0, 0.0]
+
+
 def test_an_unknown_gpu_is_wrong_input(capsys: pytest.CaptureFixture[str]) -> None:
-    assert score.main(["--gpu", "nonsense"]) == 2
+    assert score.main(["--gpu", "nonsense", "--engine", "none"]) == 2
     assert "nonsense" in capsys.readouterr().err

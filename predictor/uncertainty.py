@@ -1,0 +1,111 @@
+"""From errors of durations to error bars of results: what a run's prices say about its latencies.
+
+Method. Each operator has a relative error from held-out measurements (accuracy.py), as a median and as the size that nine
+in ten stay below. A step adds its operators up (`prediction.summarise`): measured families err independently, analytical
+operators together. Steps of one run err together, because they are the same kernels again and again, so the error of a
+run's device time is the mean over what was priced, weighted with duration, and not smaller by the number of steps.
+
+A latency that consists of steps has the error of its steps. Time to the first token also waits for the steps of others:
+at a busy share rho of the GPU, a queue grows as 1 / (1 - rho) when its service times do, so its error is that much larger,
+up to LIMIT. Throughput is the offered load while the GPU has time to spare, and the GPU's own when it has none: its error is
+taken as the busy share of that of a step.
+
+It must never be read as a bound: model error beyond the kernels (host time, scheduling) is not in it, and analytical
+operators carry a stated guess.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from hyperlapse.predictor import accuracy as accuracies
+from hyperlapse.predictor.prediction import Coverage
+
+LIMIT = 5.0
+"""How much larger than a step's an error of time to first token is called at most: beyond, the run is saturated and its
+queue has no stationary length."""
+
+# One figure a class, where only the five shares of a run are known: the largest family's interpolated error.
+_OF_SHARE = {
+    "measured": accuracies.DEFAULT.of(accuracies.GEMM, Coverage.MEASURED).p90,
+    "interpolated": accuracies.DEFAULT.of(accuracies.GEMM, Coverage.INTERPOLATED).p90,
+    "extrapolated": accuracies.DEFAULT.of(accuracies.GEMM, Coverage.EXTRAPOLATED).p90,
+    "analytical": accuracies.ANALYTICAL.p90,
+    "unknown": accuracies.UNKNOWN.p90,
+}
+
+
+@dataclass(slots=True)
+class PricedTime:
+    """What was priced in a run, added up. Prices are asked once for each shape: weights are durations of distinct prices."""
+
+    launches: int = 0
+    duration_ns: int = 0
+    _error_ns: float = 0.0
+    _error90_ns: float = 0.0
+    _families: dict[str, int] = field(default_factory=dict)
+
+    def add(
+        self, duration_ns: int, error_ratio: float, error90_ratio: float, families: Iterable[tuple[str, int]]
+    ) -> None:
+        """One price and the durations of its families."""
+        self.launches += 1
+        self.duration_ns += duration_ns
+        self._error_ns += duration_ns * error_ratio
+        self._error90_ns += duration_ns * error90_ratio
+        for family, part_ns in families:
+            self._families[family] = self._families.get(family, 0) + part_ns
+
+    @property
+    def error_ratio(self) -> float:
+        return self._error_ns / self.duration_ns if self.duration_ns else 0.0
+
+    @property
+    def error90_ratio(self) -> float:
+        return self._error90_ns / self.duration_ns if self.duration_ns else 0.0
+
+    def as_dict(self, notes: Iterable[str] = ()) -> dict[str, object]:
+        """For `pricing.json` of a run."""
+        return {
+            "launches": self.launches,
+            "duration_ns": self.duration_ns,
+            "error_ratio": round(self.error_ratio, 4),
+            "error_ratio_90": round(self.error90_ratio, 4),
+            "by_family": dict(sorted(self._families.items(), key=lambda item: -item[1])),
+            "coverage_notes": list(notes),
+        }
+
+
+def error_of_shares(shares: Mapping[str, float]) -> float:
+    """The 90 % error of device time of which only the shares by coverage are known (they need not add up to one).
+
+    Raises ValueError for an unknown class.
+    """
+    unknown = set(shares) - set(_OF_SHARE)
+    if unknown:
+        raise ValueError(f"unknown coverage {min(unknown)!r} (known: {', '.join(_OF_SHARE)})")
+    total = sum(shares.values())
+    if total <= 0:
+        return 0.0
+    return math.sqrt(sum((share / total * _OF_SHARE[name]) ** 2 for name, share in shares.items()))
+
+
+def metric_errors(device_error: float, busy_share: float) -> dict[str, float]:
+    """Relative half-widths of a result's metrics from the error of its device time.
+
+    busy_share: share of the measured time in which the GPU worked, from 0 to 1. Raises ValueError outside.
+    """
+    if not 0 <= busy_share <= 1:
+        raise ValueError(f"a busy share of {busy_share} does not lie between 0 and 1")
+    if device_error < 0:
+        raise ValueError(f"a device error of {device_error} is negative")
+    queueing = min(1 / (1 - busy_share), LIMIT) if busy_share < 1 else LIMIT
+    return {
+        "tpot": device_error,
+        "itl": device_error,
+        "e2e": device_error,
+        "ttft": device_error * queueing,
+        "throughput": device_error * busy_share,
+    }

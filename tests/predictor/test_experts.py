@@ -1,0 +1,84 @@
+"""Layers of experts: measured token counts come back, between them the line holds, others are refused by name."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hyperlapse.predictor.composition import BatchComposition
+from hyperlapse.predictor.database import ExpertConfig
+from hyperlapse.predictor.devices import DeviceSpec
+from hyperlapse.predictor.experts import EXPERT_LAUNCHES, ExpertModel
+from hyperlapse.predictor.models import ModelConfig
+from hyperlapse.predictor.prediction import Coverage, PredictorError, UnsupportedModelError
+from hyperlapse.predictor.step import StepPredictor
+from hyperlapse.predictor.transfer import expert_work
+from hyperlapse.shim.models import bundled_models
+
+from .conftest import MadeUpDatabase, recipe
+
+LAYER = ExpertConfig(2048, 768, 8, 128)
+
+
+@pytest.fixture(scope="module")
+def experts(made_up: MadeUpDatabase, device: DeviceSpec) -> ExpertModel:
+    return ExpertModel.of(made_up, LAYER, device, "made up")
+
+
+@pytest.fixture(scope="module")
+def qwen() -> ModelConfig:
+    return dataclasses.replace(ModelConfig.from_json(bundled_models()["qwen3-30b-a3b"]), heads=40, kv_heads=8)
+
+
+@settings(deadline=None)
+@given(tokens=st.integers(1, 4096))
+def test_the_line_between_measured_token_counts(experts: ExpertModel, tokens: int) -> None:
+    latency_ns, coverage = experts.latency_ns(tokens)
+    assert latency_ns == pytest.approx(50_000 + 100 * tokens)
+    assert coverage is (Coverage.MEASURED if tokens in (1, 8, 64, 512, 4096) else Coverage.INTERPOLATED)
+
+
+@settings(deadline=None)
+@given(tokens=st.integers(1, 100_000))
+def test_more_tokens_never_take_less_and_light_is_not_outrun(
+    experts: ExpertModel, device: DeviceSpec, tokens: int
+) -> None:
+    here = experts.predict(tokens).duration_ns
+    assert experts.predict(tokens + 1).duration_ns >= here
+    _, operations = expert_work(LAYER, float(tokens))
+    assert here >= int(device.light_ns(0, operations))
+
+
+def test_beyond_the_measured(experts: ExpertModel) -> None:
+    latency_ns, coverage = experts.latency_ns(8192)
+    assert (latency_ns, coverage) == (2 * (50_000 + 409_600), Coverage.EXTRAPOLATED)
+
+
+def test_an_unmeasured_layer_is_refused_with_the_measured_ones(made_up: MadeUpDatabase, device: DeviceSpec) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"64x2048x768 .*measured: 128x2048x768 \(8 active\)"):
+        ExpertModel.of(made_up, dataclasses.replace(LAYER, experts=64), device, "odd")
+
+
+def test_a_step_of_a_model_with_experts(made_up: MadeUpDatabase, device: DeviceSpec, qwen: ModelConfig) -> None:
+    step = StepPredictor(qwen, device, made_up, recipe()).predict(
+        BatchComposition.parse("v1 graph=full tokens=8 rows=8 seqs=1:100x8")
+    )
+    names = {operator.name: operator for operator in step.operators}
+    assert names["experts"].count == names["router"].count == names["expert_routing"].count == qwen.layers
+    assert "gate_up_proj" not in names
+    assert names["experts"].prediction.duration_ns == 50_800 - EXPERT_LAUNCHES * device.graph_gap_ns
+    kernels = sum(
+        operator.count * (recipe().attention if operator.name == "attention" else 1)
+        for operator in step.operators
+        if "gap" not in operator.name and operator.name != "graph_launch"
+    ) + qwen.layers * (EXPERT_LAUNCHES - 1)
+    gaps = sum(operator.count for operator in step.operators if "gap" in operator.name)
+    assert gaps == kernels - 1
+
+
+def test_a_dense_model_has_no_experts(made_up: MadeUpDatabase, device: DeviceSpec, model: ModelConfig) -> None:
+    with pytest.raises(PredictorError, match="no experts"):
+        StepPredictor(model, device, made_up).operators.experts(8)
