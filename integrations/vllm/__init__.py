@@ -7,6 +7,7 @@ tells them, through vLLM's own extension points:
     entry point `vllm.general_plugins`       plugin.py        in every process, start-up defaults
     entry point `vllm.stat_logger_plugins`   statistics.py    in the API server, engine statistics
     `--worker-cls`                           kernel_worker.py, step_worker.py
+    entry point `vllm.platform_plugins`      virtual_platform.py, the worker of programs that make their own LLM()
     `--middleware`                           middleware.py    host time of the API server
 
 Of vLLM nothing is replaced. Of FlashInfer the loader of compiled modules is (flashinfer_modules.py): its sampling kernels
@@ -20,14 +21,8 @@ Importing this package imports neither vLLM nor torch, so that the launcher can 
 
 from __future__ import annotations
 
-from hyperlapse.integrations.vllm.command import (
-    TESTED_VERSIONS,
-    ServeCommand,
-    adapt_command,
-    check_version,
-    installed_version,
-    serve_args,
-)
+from hyperlapse.integrations.vllm.command import ServeCommand, adapt_command, serve_args
+from hyperlapse.integrations.vllm.versions import TESTED_VERSIONS, check_version, installed_version
 
 __all__ = [
     "TESTED_VERSIONS",

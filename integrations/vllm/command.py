@@ -9,20 +9,20 @@ the API server sees the configuration before vLLM resolves it.
 
 from __future__ import annotations
 
-import functools
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 
+from hyperlapse.integrations.vllm.unsupported import refuse_flags
+
 ENGINE = "vllm"
-TESTED_VERSIONS = ("0.23.0",)
 
 WORKERS = {
     "kernel": "hyperlapse.integrations.vllm.kernel_worker.KernelWorker",
     "step": "hyperlapse.integrations.vllm.step_worker.StepWorker",
 }
+DETAIL_VARIABLE = "HYPERLAPSE_DETAIL"
+"""For programs that are no command of vLLM's but may make an engine of their own (virtual_platform.py)."""
 MIDDLEWARE = "hyperlapse.integrations.vllm.middleware.ChargeHostTime"
 
 ENVIRONMENT = {
@@ -50,29 +50,6 @@ class ServeCommand:
     engine: str = ""
 
 
-def installed_version() -> str | None:
-    """VLLM's version in this environment, without importing it; None when it is not installed."""
-    try:
-        return metadata.version("vllm")
-    except metadata.PackageNotFoundError:
-        return None
-
-
-@functools.cache
-def check_version() -> str:
-    """The engine's version. Raises RuntimeError without one; warns once for a version that was never tested."""
-    version = installed_version()
-    if version is None:
-        raise RuntimeError("vLLM is not installed in this environment: pip install 'hyperlapse[vllm]'")
-    if version.partition("+")[0] not in TESTED_VERSIONS:
-        warnings.warn(
-            f"vLLM {version} was never tested with this version of Hyperlapse (tested: {', '.join(TESTED_VERSIONS)}): "
-            "do not trust the results before you have compared block counts and latencies of both details",
-            stacklevel=2,
-        )
-    return version
-
-
 def serve_args(
     model_directory: Path | str,
     detail: str,
@@ -97,23 +74,21 @@ def serve_args(
 
 def adapt_command(argv: Sequence[str], detail: str) -> ServeCommand:
     """The same command with the worker of this detail and the defaults of a GPU-free host, when it is `vllm serve`;
-    any other command unchanged. Raises ValueError for an unknown detail.
+    any other command unchanged, with the detail in its environment. Raises ValueError for an unknown detail and for flags
+    that cannot be emulated.
     """
     if detail not in WORKERS:
         raise ValueError(f"unknown detail {detail!r}: choose one of {', '.join(WORKERS)}")
     given = list(argv)
     flags = _serve_flags(given)
     if flags is None:
-        return ServeCommand(given)
+        return ServeCommand(given, {DETAIL_VARIABLE: detail})
+    refuse_flags(flags)
     added: list[str] = []
     if not _has(flags, "--worker-cls"):
         added += ["--worker-cls", WORKERS[detail]]
     if not _has(flags, "--load-format"):
         added += ["--load-format", "dummy"]
-    if not _has(flags, "--max-logprobs"):
-        # log-probabilities need real logits; vLLM then says so itself to whoever asks for more than 0 (the middleware
-        # refuses the rest)
-        added += ["--max-logprobs", "0"]
     added += ["--middleware", MIDDLEWARE]
     return ServeCommand([*given, *added], dict(ENVIRONMENT), detail, ENGINE)
 

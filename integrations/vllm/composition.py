@@ -1,4 +1,4 @@
-"""What a step computes: from the scheduler's output to a batch composition, and the ids its sampler would have written.
+"""What a step computes: from the scheduler's output to a batch composition, and what its requests are about.
 
 Why: device time depends on which sequences a step holds, and only the engine's scheduler knows. Both workers use this
 module, so that both details price the same batch. It keeps of each request only what its later steps need.
@@ -12,43 +12,12 @@ The grammar of the text is documented in docs/batch-composition.md.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 from zlib import crc32
 
-_MASK = 0xFFFFFFFF
-
-
-@dataclass(frozen=True, slots=True)
-class TokenRange:
-    """Where made-up token ids come from: `low` <= id < `high`, and never one of `stops`.
-
-    From an eighth to a half of the vocabulary: in byte-pair vocabularies the lowest ids are bytes and control tokens,
-    the highest special tokens and padding.
-    """
-
-    low: int
-    high: int
-    stops: frozenset[int]
-
-    @classmethod
-    def of_vocabulary(cls, vocabulary_size: int, stops: Iterable[int]) -> TokenRange:
-        return cls(vocabulary_size // 8, max(vocabulary_size // 2, vocabulary_size // 8 + 1), frozenset(stops))
-
-    def token(self, seed: int, position: int, stops: frozenset[int] = frozenset()) -> int:
-        """The id at this position of the sequence: a hash, so that no two positions share a pattern by accident."""
-        mixed = (seed * 0x9E3779B1 + position * 0x85EBCA6B) & _MASK
-        mixed ^= mixed >> 15
-        mixed = (mixed * 0x2C1B3C6D) & _MASK
-        mixed ^= mixed >> 12
-        span = self.high - self.low
-        token = self.low + mixed % span
-        for _ in range(span):
-            if token not in stops and token not in self.stops:
-                return token
-            token = self.low + (token - self.low + 1) % span
-        raise ValueError(f"every id between {self.low} and {self.high} is a stop id of the request")
+from hyperlapse.integrations.vllm.constraints import Constraints
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +37,18 @@ class Step:
     def tokens(self) -> int:
         return sum(self.new)
 
-    def uniform_tokens(self) -> int | None:
-        """Tokens of every request when all have the same number, else None (vLLM's `get_uniform_token_count`)."""
-        return self.new[0] if self.new[0] == self.new[-1] else None  # sorted: first and last are the extremes
+    def uniform_tokens(self, prefills_too: bool) -> int | None:
+        """Tokens of every request when all have the same number, else None: what vLLM picks graphs for decoding by.
+        prefills_too: for any batch (versions.prefills_are_uniform), not only where each has one token over context.
+        """
+        if self.new[0] != self.new[-1]:  # sorted: first and last are the extremes
+            return None
+        return self.new[0] if prefills_too or (self.new[0] == 1 and all(self.context)) else None
 
-    def text(self, graph: str, padded_tokens: int) -> bytes:
-        """The annotation. graph: full, piecewise or none; rows are those that logits are computed for: all of them,
-        because vLLM samples unfinished prefill chunks too and drops the result.
+    def text(self, graph: str, padded_tokens: int, prompt_rows: int = 0) -> bytes:
+        """The annotation. graph: full, piecewise or none; rows are those that logits are computed for: one of each
+        request, because vLLM samples unfinished prefill chunks too and drops the result, and prompt_rows for
+        log-probabilities of prompts.
         """
         parts: list[str] = []
         previous: tuple[int, int] | None = None
@@ -88,7 +62,8 @@ class Step:
             previous, count = pair, 1
         if previous is not None:
             parts.append(_folded(previous, count))
-        head = f"v1 graph={graph} tokens={padded_tokens} rows={len(self.new)} seqs="
+        rows = min(len(self.new) + prompt_rows, max(padded_tokens, self.tokens))
+        head = f"v1 graph={graph} tokens={padded_tokens} rows={rows} seqs="
         return (head + ",".join(parts)).encode("ascii")
 
 
@@ -100,33 +75,68 @@ class UnsupportedRequestError(RuntimeError):
     """A request that asks for values which kernels that do not run cannot give."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Sequence:
-    """twin: its number among the requests with the same prompt that live at the same time (the choices of n > 1)."""
+@dataclass(slots=True)
+class SequenceState:
+    """What a request's later steps need to know of it.
+
+    prefill_tokens: tokens to compute before the first id that counts; prompt_tokens: those of the prompt; last_token: its
+    last id; twin: its number among the requests with the same prompt that live at the same time (the choices of n > 1);
+    logprobs, prompt_logprobs: how many are asked for (None: none, -1: all); logprob_ids: ids whose log-probabilities are
+    asked for; prompt: its ids, kept only where prompt_logprobs needs them.
+    """
 
     prefill_tokens: int
     prompt_hash: int
     twin: int
-    stops: frozenset[int]
+    prompt_tokens: int
+    last_token: int | None = None
+    constraints: Constraints = field(default_factory=Constraints)
+    logprobs: int | None = None
+    logprob_ids: tuple[int, ...] = ()
+    prompt_logprobs: int | None = None
+    prompt: Sequence[int] = ()
+    _given: dict[int, int] = field(default_factory=dict)
 
     @property
     def seed(self) -> int:
         return self.prompt_hash + self.twin * 0x27D4EB2F
 
+    def scores_prompt(self, before: int) -> bool:
+        """True when log-probabilities of the prompt are computed in a step that begins after so many tokens. A request
+        that was preempted after its prompt has given them before.
+        """
+        return (
+            self.prompt_logprobs is not None
+            and before < self.prompt_tokens
+            and self.prefill_tokens == self.prompt_tokens
+        )
+
+    def remember(self, position: int, token: int) -> None:
+        """Keeps an id that was given, for requests that forbid sequences of ids."""
+        if self.constraints.phrases:
+            self._given[position] = token
+
+    def history(self, position: int) -> list[int]:
+        """The ids given before this position, without gaps, as far as they were kept."""
+        return [self._given[at] for at in range(self.prompt_tokens, position) if at in self._given]
+
 
 class Sequences:
     """The requests that the scheduler has sent to this worker and not yet taken back."""
 
-    __slots__ = ("_known", "_preempted", "_tokens", "_twins")
+    __slots__ = ("_known", "_preempted", "_twins", "scored")
 
-    def __init__(self, tokens: TokenRange) -> None:
-        self._tokens = tokens
-        self._known: dict[str, _Sequence] = {}
-        self._preempted: dict[str, _Sequence] = {}  # they come back, and go on where they were
+    def __init__(self) -> None:
+        self._known: dict[str, SequenceState] = {}
+        self._preempted: dict[str, SequenceState] = {}  # they come back, and go on where they were
         self._twins: dict[int, set[int]] = {}  # prompt hash -> numbers in use
+        self.scored: set[str] = set()  # the requests that ask for log-probabilities
 
     def __len__(self) -> int:
         return len(self._known)
+
+    def __getitem__(self, request_id: str) -> SequenceState:
+        return self._known[request_id]
 
     def update(self, output: Any) -> None:
         """Applies a SchedulerOutput: what finished or was preempted goes, what is new (or resumed) comes.
@@ -145,16 +155,33 @@ class Sequences:
                     f"request {request.req_id} came without prefill_token_ids: the integration needs vLLM's model "
                     "runner V2 (do not set VLLM_USE_V2_MODEL_RUNNER=0)"
                 )
-            before = self._preempted.pop(request.req_id, None)
-            if before is None:
+            state = self._preempted.pop(request.req_id, None)
+            if state is None:
                 self._forget(request.req_id)
-                prompt_hash = _hash(request.prompt_token_ids)
-                twin = self._next_twin(prompt_hash)
-            else:
-                prompt_hash, twin = before.prompt_hash, before.twin
-            self._known[request.req_id] = _Sequence(
-                len(request.prefill_token_ids), prompt_hash, twin, _stops(request.sampling_params)
-            )
+                state = self._new_state(request)
+            state.prefill_tokens = len(request.prefill_token_ids)
+            self._known[request.req_id] = state
+
+    def _new_state(self, request: Any) -> SequenceState:
+        prompt: Sequence[int] = request.prompt_token_ids or ()
+        params = request.sampling_params
+        prompt_hash = _hash(prompt)
+        state = SequenceState(
+            prefill_tokens=len(request.prefill_token_ids),
+            prompt_hash=prompt_hash,
+            twin=self._next_twin(prompt_hash),
+            prompt_tokens=len(prompt),
+            last_token=prompt[-1] if prompt else None,
+            constraints=Constraints.of_params(params),
+        )
+        if params is not None:
+            state.logprobs = params.num_logprobs
+            state.logprob_ids = tuple(params.logprob_token_ids or ())
+            if params.prompt_logprobs is not None:
+                state.prompt_logprobs, state.prompt = params.prompt_logprobs, tuple(prompt)
+            if state.logprobs is not None or state.prompt_logprobs is not None:
+                self.scored.add(request.req_id)
+        return state
 
     def _next_twin(self, prompt_hash: int) -> int:
         used = self._twins.setdefault(prompt_hash, set())
@@ -164,11 +191,21 @@ class Sequences:
 
     def _forget(self, request_id: str) -> None:
         sequence = self._known.pop(request_id, None) or self._preempted.pop(request_id, None)
+        self.scored.discard(request_id)
         if sequence is not None:
             used = self._twins[sequence.prompt_hash]
             used.discard(sequence.twin)
             if not used:
                 del self._twins[sequence.prompt_hash]
+
+    def prompt_logit_rows(self, step: Step) -> int:
+        """Rows of logits that the stock runner computes besides those it samples from: all of a step, when one of its
+        requests wants log-probabilities of its prompt.
+        """
+        if not self.scored:
+            return 0
+        pairs = zip(step.request_ids, step.context, strict=True)
+        return step.tokens if any(self._known[request_id].scores_prompt(before) for request_id, before in pairs) else 0
 
     def compose(self, output: Any) -> Step:
         """The step's sequences. The scheduler has sent each of them before (or in this output)."""
@@ -186,25 +223,7 @@ class Sequences:
         ]
         return Step(request_ids, new, contexts, samples)
 
-    def sampled(self, step: Step) -> list[list[int]]:
-        """One made-up id for each request whose token counts, none for the others."""
-        token = self._tokens.token
-        known = self._known
-        rows: list[list[int]] = []
-        for request_id, count, before, counts in zip(
-            step.request_ids, step.new, step.context, step.samples, strict=True
-        ):
-            sequence = known[request_id]
-            rows.append([token(sequence.seed, before + count, sequence.stops)] if counts else [])
-        return rows
 
-
-def _hash(prompt: Sequence[int] | None) -> int:
+def _hash(prompt: Sequence[int]) -> int:
     """Of the prompt and not of the request's id: load generators make random ids, and two runs must agree."""
     return crc32(array("q", prompt).tobytes()) if prompt else 0
-
-
-def _stops(sampling_params: Any) -> frozenset[int]:
-    if sampling_params is None:
-        return frozenset()
-    return frozenset(sampling_params.all_stop_token_ids) | frozenset(sampling_params.stop_token_ids or ())

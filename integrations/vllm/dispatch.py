@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from hyperlapse.integrations.vllm.versions import graph_candidates
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -69,14 +71,14 @@ class GraphTable:
 
     @classmethod
     def of_manager(cls, manager: Any) -> GraphTable:
-        """From vLLM's CudaGraphManager (0.23.0: `_candidates`, read and never written)."""
+        """From vLLM's CudaGraphManager; None where the runner has none (no graphs)."""
         return cls(
             [
                 [
                     Candidate(graph_name(desc.cg_mode), desc.num_tokens, desc.num_reqs, desc.uniform_token_count)
                     for desc in candidates
                 ]
-                for candidates in manager._candidates
+                for candidates in (graph_candidates(manager) if manager is not None else ())
             ]
         )
 

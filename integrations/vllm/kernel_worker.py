@@ -8,48 +8,58 @@ written: one valid id a sequence, none for an unfinished prefill chunk.
 
 It must never skip or reorder anything the stock worker does. Writing into the device buffers from a hook inside the
 model runner was rejected: wrapping the result that the worker returns needs no knowledge of the runner but the two host
-arrays of its AsyncOutput (vllm/v1/worker/gpu/async_utils.py, 0.23.0).
+arrays of its AsyncOutput (vllm/v1/worker/gpu/async_utils.py).
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 from vllm.v1.outputs import AsyncModelRunnerOutput
 from vllm.v1.worker.gpu.async_utils import AsyncOutput
-from vllm.v1.worker.gpu.cudagraph_utils import get_uniform_token_count
 from vllm.v1.worker.gpu_worker import Worker
 
-from hyperlapse.integrations.vllm.command import check_version
-from hyperlapse.integrations.vllm.composition import Step
+from hyperlapse.integrations.vllm.composition import Sequences, Step
 from hyperlapse.integrations.vllm.dispatch import graph_name
 from hyperlapse.integrations.vllm.flashinfer_modules import install as install_flashinfer_modules
 from hyperlapse.integrations.vllm.host_time import HostTime, charger
-from hyperlapse.integrations.vllm.profile import EngineProfile, compiled_something, ensure_profile, is_profiling
+from hyperlapse.integrations.vllm.outputs import fill
+from hyperlapse.integrations.vllm.profile import EngineProfile, compiled_something, ensure_profile, keep_profile
+from hyperlapse.integrations.vllm.sampler import Sampled
+from hyperlapse.integrations.vllm.unsupported import refuse_configuration
+from hyperlapse.integrations.vllm.versions import check_version, dispatch, prefills_are_uniform
 from hyperlapse.integrations.vllm.worker_common import (
     device_facts,
-    refuse_unsupported,
-    sequences_of,
+    model_key,
+    sampler_of,
     tell_run,
     virtual_device,
 )
+from hyperlapse.shim.step_log import StepLog
 
 
 class SampledOutput(AsyncModelRunnerOutput):  # type: ignore[misc]  # vLLM is not installed where mypy runs
     """The stock runner's output with the values that its sampler kernels would have written."""
 
-    def __init__(self, output: Any, rows: list[list[int]]) -> None:
+    def __init__(self, output: Any, sampled: Sampled, ended: Callable[[], None]) -> None:
         self._output = output
-        self._rows = rows
+        self._sampled = sampled
+        self._ended = ended
 
     def get_output(self) -> Any:
-        output, rows = self._output, self._rows
+        output = self._output
         output.copy_event.synchronize()  # the copies are done: what is written now stays
-        for row, ids in enumerate(rows):
+        self._ended()
+        for row, ids in enumerate(self._sampled.ids):
             output.num_sampled_tokens_np[row] = len(ids)
             output.sampled_token_ids[row, : len(ids)] = ids
-        return output.get_output()
+        result = output.get_output()
+        fill(result, self._sampled)
+        return result
 
 
 class KernelWorker(Worker):  # type: ignore[misc]  # vLLM is not installed where mypy runs
@@ -58,16 +68,16 @@ class KernelWorker(Worker):  # type: ignore[misc]  # vLLM is not installed where
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         check_version()
-        if not self.use_v2_model_runner:
-            raise NotImplementedError(
-                "this model or flag set runs on vLLM's model runner V1, which the integration does not know yet"
-            )
+        refuse_configuration(self.vllm_config, "kernel")
         install_flashinfer_modules()
+        self._uniform_prefills = prefills_are_uniform()
         self._charge_step = charger(HostTime.load().engine_step_ns)
-        self._sequences = sequences_of(self.vllm_config)
+        self._sequences, self._sampler = Sequences(), sampler_of(self.vllm_config)
         self._profile: EngineProfile | None = None
         self._pending: Step | None = None
         self._warming_up = False
+        self._log: StepLog | None = None
+        self._launched: tuple[int, bytes] = 0, b""
         from hyperlapse.shim._core import core
 
         binding = core()
@@ -75,19 +85,18 @@ class KernelWorker(Worker):  # type: ignore[misc]  # vLLM is not installed where
         self._null: Any = binding.ffi.NULL
 
     def init_device(self) -> None:
-        if not is_profiling():
-            # before this process takes any device memory: the profiling process must see an empty device
-            profile, cached = ensure_profile(self.vllm_config, device_facts(virtual_device(self.local_rank)))
-            self._profile = profile
-            tell_run(
-                {
-                    "kind": "worker",
-                    "detail": "kernel",
-                    "profile": "cached" if cached else "profiled",
-                    "profile_key": profile.key,
-                    "available_bytes": profile.available_bytes,
-                }
-            )
+        # before this process takes any device memory: the profiling process must see an empty device
+        profile, cached = ensure_profile(self.vllm_config, device_facts(virtual_device(self.local_rank)))
+        self._profile = profile
+        tell_run(
+            {
+                "kind": "worker",
+                "detail": "kernel",
+                "profile": "cached" if cached else "profiled",
+                "profile_key": profile.key,
+                "available_bytes": profile.available_bytes,
+            }
+        )
         super().init_device()
 
     def determine_available_memory(self) -> int:
@@ -104,9 +113,10 @@ class KernelWorker(Worker):  # type: ignore[misc]  # vLLM is not installed where
             return profile.available_bytes
         warnings.warn(
             f"memory profiling found {found} bytes for the KV cache, the kept profile {profile.available_bytes}: the "
-            f"step detail will have another number of blocks until {profile.key}.json is deleted",
+            "profile now holds what was found",
             stacklevel=2,
         )
+        keep_profile(dataclasses.replace(profile, available_bytes=found))
         return found
 
     def compile_or_warm_up_model(self) -> Any:
@@ -115,11 +125,10 @@ class KernelWorker(Worker):  # type: ignore[misc]  # vLLM is not installed where
             return super().compile_or_warm_up_model()
         finally:
             self._warming_up = False
+            device = virtual_device(self.local_rank)
+            self._log = StepLog.of_run(device, detail="kernel", model_key=model_key(self.vllm_config))
 
     def execute_model(self, scheduler_output: Any) -> Any:
-        if not self._warming_up:  # warm-up requests exercise log-probabilities, whose values nobody reads
-            for request in scheduler_output.scheduled_new_reqs:
-                refuse_unsupported(request)
         self._sequences.update(scheduler_output)
         if scheduler_output.total_num_scheduled_tokens == 0:
             return super().execute_model(scheduler_output)
@@ -138,10 +147,11 @@ class KernelWorker(Worker):  # type: ignore[misc]  # vLLM is not installed where
             self._lib.hl_annotate(self._null, 0, 0)
         if output is None or step is None:
             return output
-        rows = self._sequences.sampled(step)
+        sampled = self._sampler.sample(step, self._sequences, grammar_output)
         if isinstance(output, AsyncOutput):
-            return SampledOutput(output, rows)
-        output.sampled_token_ids = rows
+            return SampledOutput(output, sampled, functools.partial(self._log_step, *self._launched))
+        self._log_step(*self._launched)
+        fill(output, sampled)
         return output
 
     def _annotate(self, step: Step, tokens: int) -> None:
@@ -150,8 +160,15 @@ class KernelWorker(Worker):  # type: ignore[misc]  # vLLM is not installed where
         rows = len(step.new)
         graph, padded = "none", tokens
         if manager is not None:
-            desc = manager.dispatch(rows, tokens, get_uniform_token_count(rows, tokens, step.new[-1]))
+            desc = dispatch(manager, rows, tokens, step.uniform_tokens(self._uniform_prefills))
             graph, padded = graph_name(desc.cg_mode), desc.num_tokens
         text = step.text(graph, padded)
         if self._lib.hl_annotate(text, len(text), padded) != 0:
             raise RuntimeError(f"the batch composition does not fit the annotation: {len(text)} bytes for one step")
+        if self._log is not None:
+            self._launched = self._lib.hl_clock_now_ns(), text
+
+    def _log_step(self, launch_ns: int, batch: bytes) -> None:
+        """The step's sampled ids are on the host."""
+        if self._log is not None:
+            self._log.add(launch_ns, self._lib.hl_clock_now_ns(), batch)

@@ -14,14 +14,20 @@ import time
 def register() -> None:
     if not os.environ.get("HYPERLAPSE_RUN_DIR"):
         return
-    from hyperlapse.integrations.vllm.command import ENVIRONMENT, check_version
+    from hyperlapse.integrations.vllm.command import DETAIL_VARIABLE, ENVIRONMENT, MIDDLEWARE
+    from hyperlapse.integrations.vllm.versions import check_version
     from hyperlapse.integrations.vllm.worker_common import tell_run
 
     check_version()
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    if "serve" in sys.argv and "--worker-cls" not in " ".join(sys.argv):
-        warn_of_foreign_worker("auto")
+    if DETAIL_VARIABLE in os.environ and sys.argv[1:2] == ["serve"]:
+        print(
+            "hyperlapse: WARNING: `vllm serve` was not started directly under `hyperlapse run`: it has Hyperlapse's worker, "
+            f"but not its middleware (no host time, no refusal of what cannot be answered): add --middleware {MIDDLEWARE}",
+            file=sys.stderr,
+            flush=True,
+        )
     tell_run(
         {
             "kind": "imports",
@@ -32,6 +38,21 @@ def register() -> None:
     )
 
 
+def platform() -> str | None:
+    """Entry point group `vllm.platform_plugins`: the platform for programs that make their own engine in a run; None,
+    and vLLM finds its own, for everybody else.
+    """
+    from hyperlapse.integrations.vllm.command import DETAIL_VARIABLE
+
+    if not (os.environ.get("HYPERLAPSE_RUN_DIR") and os.environ.get(DETAIL_VARIABLE)):
+        return None
+    from hyperlapse.shim._core import core
+
+    if not core().lib.hl_device_facts_of(0):
+        return None  # a run without devices: only its clock is virtual
+    return "hyperlapse.integrations.vllm.virtual_platform.VirtualPlatform"
+
+
 def warn_of_foreign_worker(worker_class: str) -> None:
     """Says loudly that a server in a run has another worker than ours: its results mean nothing."""
     if not os.environ.get("HYPERLAPSE_RUN_DIR") or worker_class.startswith("hyperlapse."):
@@ -40,8 +61,7 @@ def warn_of_foreign_worker(worker_class: str) -> None:
 
     print(
         f"hyperlapse: WARNING: this vLLM server has the worker {worker_class!r}, not Hyperlapse's: sampled ids are garbage "
-        "and attention is not priced. Start it as `vllm serve ...` directly under `hyperlapse run`, or add --worker-cls "
-        "hyperlapse.integrations.vllm.step_worker.StepWorker --load-format dummy",
+        "and attention is not priced. Leave --worker-cls out",
         file=sys.stderr,
         flush=True,
     )

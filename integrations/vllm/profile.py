@@ -1,45 +1,37 @@
 """What vLLM's own memory profiling found, kept between starts.
 
 Why: the step worker has no model, yet the engine must compute its block count from what the real worker would have
-measured. So the real worker is run once per configuration, in a process of its own, under vLLM's own executor: load,
-profile, attention backend, graph candidates. What it found is kept as JSON in the user's cache directory, and the
-engine computes its block count from it as always.
-
-With a cold compile cache compilation happens inside the measured region and takes memory (about 0.6 GiB for Qwen3-14B),
-so a profile made cold is made again, in a fresh process, and only the warm one is kept. The kernel worker makes sure of
-a profile before it starts for the same reason: both details then see a warm cache, and the same number of blocks.
+measured. So the real worker is run once per configuration, in a process of its own (profiling.py). What it found is kept
+as JSON in the user's cache directory, and the engine computes its block count from it as always. The kernel worker makes
+sure of a profile before it starts, too: both details then see a warm compile cache, and the same number of blocks.
 
 This must never guess: no profile, no server. The key holds everything that decides the result; the resolved
 configuration is used and not the flags, so that every way to give the same configuration finds the same file.
-
-    python -m hyperlapse.integrations.vllm.profile --config FILE --result FILE    (run by the workers)
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
-import os
 import pickle
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from enum import Enum
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from hyperlapse.integrations.vllm.dispatch import GraphTable
 from hyperlapse.shim.models import cache_directory
 
-PROFILE_VERSION = 1
-"""Raise it whenever a profile would be made differently: older ones are then not found."""
+PROFILE_SEMANTICS = 2
+"""Raise it whenever a profile holds something else or would be made differently: older ones are then not found."""
 
-_PROFILING = "HYPERLAPSE_VLLM_PROFILING"
+PROFILING_WORKER = "hyperlapse.integrations.vllm.profiling.ProfilingWorker"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +39,10 @@ class EngineProfile:
     """What the step worker answers instead of the stock one.
 
     available_bytes: memory for the KV cache (negative when the model does not fit); block_size: what the attention
-    backend asked for, in tokens; specs: layer name -> encoded KVCacheSpec; tasks: what the model can do; graphs: the
-    CUDA-graph candidates. weights_bytes, activation_bytes and other_bytes are for the report only.
+    backend asked for, in tokens; layouts: the KV-cache layouts that the backends can read, most preferred first (empty
+    where the version asks for none); specs: layer name -> encoded KVCacheSpec; tasks: what the model can do; graphs: the
+    CUDA-graph candidates; uniform_prefills: versions.prefills_are_uniform; refused: why the engine did not accept what
+    was found, empty when it did. weights_bytes and activation_bytes are for the report only.
     """
 
     key: str
@@ -56,18 +50,22 @@ class EngineProfile:
     available_bytes: int
     weights_bytes: int
     activation_bytes: int
-    other_bytes: int
     block_size: int
+    layouts: list[str]
     specs: dict[str, dict[str, Any]]
     tasks: list[str]
     graphs: list[dict[str, Any]]
+    uniform_prefills: bool
+    refused: str = ""
 
     def graph_table(self) -> GraphTable:
+        if self.refused:
+            raise ProfileError(f"the engine refused what profiling the model found: {self.refused}")
         return GraphTable.from_json(self.graphs)
 
     def kv_cache_specs(self) -> dict[str, Any]:
         """Layer name -> vLLM's KVCacheSpec."""
-        return {layer: _decode_spec(encoded) for layer, encoded in self.specs.items()}
+        return {layer: decode_spec(encoded) for layer, encoded in self.specs.items()}
 
 
 class ProfileError(RuntimeError):
@@ -92,16 +90,14 @@ def facts_of(vllm_config: Any, device_facts: bytes) -> dict[str, Any]:
         vllm_config.scheduler_config,
         vllm_config.parallel_config,
     )
-    environment = json.dumps(envs.compile_factors(), sort_keys=True, default=str)
     return {
-        "profile_version": PROFILE_VERSION,
+        "semantics": PROFILE_SEMANTICS,
+        "memory": memory_digest(),
         "vllm": vllm.__version__,
         "torch": torch_version,
-        "hyperlapse": metadata.version("hyperlapse"),
-        "libraries": _libraries_digest(),
         "model": _digest(model.hf_config.to_json_string()),
         "configuration": vllm_config.compute_hash(),
-        "environment": _digest(environment),
+        "environment": _digest(json.dumps(envs.compile_factors(), sort_keys=True, default=str)),
         "device": hashlib.sha256(device_facts).hexdigest()[:16],
         "dtype": str(model.dtype),
         "max_model_len": model.max_model_len,
@@ -119,14 +115,11 @@ def facts_of(vllm_config: Any, device_facts: bytes) -> dict[str, Any]:
     }
 
 
-def _libraries_digest() -> str:
-    """Of our C libraries: another ledger or allocator may find another number."""
+def memory_digest() -> str:
+    """Of the C sources that decide how much memory an engine finds, as the build wrote it beside the libraries."""
     from hyperlapse.shim._core import CORE_LIBRARY, library
 
-    digest = hashlib.sha256()
-    for path in sorted(library(CORE_LIBRARY).parent.glob("*.so*")):
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
+    return (library(CORE_LIBRARY).parent / "memory-sources.sha256").read_text(encoding="ascii").strip()
 
 
 def _digest(text: str) -> str:
@@ -154,45 +147,40 @@ def ensure_profile(vllm_config: Any, device_facts: bytes) -> tuple[EngineProfile
     found = load_profile(path)
     if found is not None:
         return found, True
-    print(
-        "hyperlapse: profiling the model once for this configuration (kept in " + str(path) + ")",
-        file=sys.stderr,
-        flush=True,
-    )
-    result = _run_worker(vllm_config)
-    if result["cold"]:
-        print("hyperlapse: the compile cache was cold: profiling again with a warm one", file=sys.stderr, flush=True)
-        result = _run_worker(vllm_config)
-        if result["cold"]:
-            raise ProfileError(
-                "the compile cache stays cold, so the memory that the model needs cannot be measured as a warmed-up "
-                "server has it: is vLLM's cache directory (VLLM_CACHE_ROOT) writable, VLLM_DISABLE_COMPILE_CACHE unset?"
-            )
-    profile = EngineProfile(key=path.stem, made_from=facts, **result["profile"])
-    if not result["fits"]:
-        return profile, False  # nothing to keep: the engine will say from available_bytes what does not fit
     path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # servers that start together, and the workers of one: the first makes it
+        found = load_profile(path)
+        if found is not None:
+            return found, True
+        say(f"profiling the model once for this configuration (kept in {path})")
+        profile = EngineProfile(key=path.stem, made_from=facts, **_profiled(vllm_config))
+        if not profile.refused:  # else the engine will say from available_bytes what does not fit
+            keep_profile(profile)
+        return profile, False
+
+
+def keep_profile(profile: EngineProfile) -> None:
+    path = profile_directory() / f"{profile.key}.json"
     with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
         json.dump(asdict(profile), file, indent=1)
     Path(file.name).replace(path)
-    return profile, False
 
 
-def is_profiling() -> bool:
-    """True in the process that makes a profile: its worker must not ask for one."""
-    return os.environ.get(_PROFILING) == "1"
+def say(text: str) -> None:
+    """One line for the user, who sees those of the server's log that begin like this."""
+    print(f"hyperlapse: {text}", file=sys.stderr, flush=True)
 
 
-def _run_worker(vllm_config: Any) -> dict[str, Any]:
+def _profiled(vllm_config: Any) -> dict[str, Any]:
+    """What profiling.py found in its own process."""
     with tempfile.TemporaryDirectory(prefix="hyperlapse-profile-") as directory:
         config_file, result_file = Path(directory, "config.pickle"), Path(directory, "result.json")
-        with _worker_class(vllm_config, "hyperlapse.integrations.vllm.kernel_worker.KernelWorker"):
+        with _worker_class(vllm_config, PROFILING_WORKER):
             config_file.write_bytes(pickle.dumps(vllm_config))
-        command = [sys.executable, "-m", "hyperlapse.integrations.vllm.profile"]
+        command = [sys.executable, "-m", "hyperlapse.integrations.vllm.profiling"]
         status = subprocess.run(
-            [*command, "--config", str(config_file), "--result", str(result_file)],
-            env={**os.environ, _PROFILING: "1"},
-            check=False,
+            [*command, "--config", str(config_file), "--result", str(result_file)], check=False
         ).returncode
         if not result_file.is_file():
             raise ProfileError(f"profiling the model ended with status {status}; its messages are above")
@@ -203,7 +191,8 @@ def _run_worker(vllm_config: Any) -> dict[str, Any]:
 
             raise torch.OutOfMemoryError(result["error"])
         raise ProfileError(f"profiling the model failed: {result['error_type']}: {result['error']}")
-    return result
+    found: dict[str, Any] = result["profile"]
+    return found
 
 
 @contextlib.contextmanager
@@ -217,7 +206,7 @@ def _worker_class(vllm_config: Any, name: str) -> Iterator[None]:
         vllm_config.parallel_config.worker_cls = before
 
 
-def _encode_spec(spec: Any) -> dict[str, Any]:
+def encode_spec(spec: Any) -> dict[str, Any]:
     """A KVCacheSpec (a dataclass) as JSON: its class and its fields; dtypes and enumerations by name."""
     import torch
 
@@ -237,7 +226,7 @@ def _encode_spec(spec: Any) -> dict[str, Any]:
     return {"class": type(spec).__name__, "fields": values}
 
 
-def _decode_spec(encoded: dict[str, Any]) -> Any:
+def decode_spec(encoded: dict[str, Any]) -> Any:
     import torch
     from vllm.v1 import kv_cache_interface
 
@@ -260,69 +249,3 @@ def compiled_something() -> bool:
     return bool(
         counter.num_cache_entries_updated or counter.num_compiled_artifacts_saved or counter.num_aot_artifacts_saved
     )
-
-
-def _make(config_file: Path) -> dict[str, Any]:
-    """Boots the stock worker under vLLM's own executor and asks what the engine would ask. In its own process."""
-    from vllm.v1.core.kv_cache_utils import get_kv_cache_configs
-    from vllm.v1.core.single_type_kv_cache_manager import register_all_kvcache_specs
-    from vllm.v1.executor import Executor
-
-    vllm_config = pickle.loads(config_file.read_bytes())
-    executor = Executor.get_class(vllm_config)(vllm_config)
-    try:
-        register_all_kvcache_specs(vllm_config)
-        specs = executor.get_kv_cache_specs()
-        started = time.monotonic()
-        available = executor.determine_available_memory()
-        seconds = time.monotonic() - started
-        cold = compiled_something()
-        block_size = vllm_config.cache_config.block_size
-        worker = executor.driver_worker.worker
-        graphs, fits = GraphTable([]), True
-        try:
-            configs = get_kv_cache_configs(vllm_config, specs, available)
-        except ValueError:
-            fits = False  # the engine asks itself the same and says so in its own words
-        else:
-            executor.collective_rpc("initialize_from_config", args=(configs,))
-            graphs = GraphTable.of_manager(worker.model_runner.cudagraph_manager)
-        return {
-            "cold": cold,
-            "fits": fits,
-            "seconds": seconds,
-            "profile": {
-                "available_bytes": int(min(available)),
-                "weights_bytes": int(worker.model_runner.model_memory_usage),
-                "activation_bytes": int(getattr(worker, "peak_activation_memory", 0)),
-                "other_bytes": int(getattr(worker, "non_torch_memory", 0)),
-                "block_size": block_size,
-                "specs": {layer: _encode_spec(spec) for layer, spec in specs[0].items()},
-                "tasks": list(executor.supported_tasks),
-                "graphs": graphs.to_json(),
-            },
-        }
-    finally:
-        executor.shutdown()
-
-
-def main(arguments: list[str] | None = None) -> int:
-    import argparse
-
-    parser = argparse.ArgumentParser(prog="python -m hyperlapse.integrations.vllm.profile", description=__doc__)
-    parser.add_argument("--config", type=Path, required=True, help="a pickled VllmConfig")
-    parser.add_argument("--result", type=Path, required=True, help="where to write what was found, as JSON")
-    options = parser.parse_args(arguments)
-    try:
-        result = _make(options.config)
-    except Exception as error:
-        import traceback
-
-        traceback.print_exc()
-        result = {"error_type": type(error).__name__, "error": str(error)}
-    options.result.write_text(json.dumps(result), encoding="utf-8")
-    return 1 if "error" in result else 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

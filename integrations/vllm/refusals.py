@@ -1,7 +1,8 @@
-"""Requests that ask for values which nobody computes on a virtual GPU, refused over HTTP before the engine sees them.
+"""Requests that cannot be answered on a virtual GPU, refused over HTTP before the engine sees them.
 
-Why: log-probabilities, grammars and beam search need real logits. vLLM has no flag that turns all of them off, and an
-error in the worker would end the engine for every other request.
+Why: scores are nothing but logits, so made-up ones would be worse than none; and a few parameters make vLLM's model
+runner raise in the worker (0.23.0 and 0.32.0: gpu/sample/logit_bias.py, bad_words.py), which ends the engine for every
+other request. Everything else is answered: docs/features.md.
 
 This must never refuse what the engine can answer: a word in a prompt is no field. So a body is parsed only when it holds
 one of the names at all, and only fields are looked at.
@@ -10,20 +11,24 @@ one of the names at all, and only fields are looked at.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
-_NAMES = (
-    b"logprobs", b"response_format", b"structured_outputs", b"guided_", b"tool_choice", b"beam_search", b"format",
-)  # fmt: skip
+REFUSED_ROUTES: Mapping[str, str] = dict.fromkeys(
+    ("/generative_scoring", "/v1/score", "/score", "/rerank", "/v1/rerank", "/v2/rerank"),
+    "scores cannot be made on virtual GPUs: they are computed from logits, and no kernel runs. Ask /v1/completions with "
+    "`logprobs` for made-up values",
+)
 
-REFUSED_ROUTES = {"/generative_scoring": "scoring", "/v1/score": "scoring", "/score": "scoring"}
+LIMITS = {"allowed_token_ids": 1024, "logit_bias": 1024, "bad_words": 128, "stop_token_ids": 128}
+"""Most entries of each field that vLLM's model runner holds; more make it raise (of bad words it also limits the tokens)."""
 
 
 def refused(path: str, body: bytes) -> str | None:
-    """What of this request cannot be answered; None when all of it can. Bodies that are no JSON are the engine's."""
+    """Why this request cannot be answered; None when it can. Bodies that are no JSON are the engine's."""
     if path in REFUSED_ROUTES:
         return REFUSED_ROUTES[path]
-    if not any(name in body for name in _NAMES):
+    if not any(name.encode() in body for name in LIMITS):
         return None
     try:
         request = json.loads(body)
@@ -36,31 +41,19 @@ def refused(path: str, body: bytes) -> str | None:
 
 
 def _in_fields(fields: dict[str, Any]) -> str | None:
-    for name in ("logprobs", "top_logprobs", "prompt_logprobs"):
+    for name, limit in LIMITS.items():
         value = fields.get(name)
-        # 0 asks for the sampled token's own, so only null and false ask for none
-        if value is not None and value is not False:
-            return f"log-probabilities (`{name}`)"
-    if fields.get("use_beam_search"):
-        return "beam search (`use_beam_search`)"
-    if fields.get("structured_outputs"):
-        return "structured output (`structured_outputs`)"
-    for name, value in fields.items():
-        if name.startswith("guided_") and value:
-            return f"structured output (`{name}`)"
-    choice = fields.get("tool_choice")
-    if isinstance(choice, dict) or choice == "required":
-        return "structured output (`tool_choice` forces a tool)"
-    text = fields.get("text")
-    formats = (fields.get("response_format"), text.get("format") if isinstance(text, dict) else None)
-    for value in formats:
-        if isinstance(value, dict) and value.get("type", "text") != "text":
-            return f"structured output (response format `{value['type']}`)"
+        if name == "stop_token_ids" and not fields.get("min_tokens"):
+            continue  # only then they are given to the sampler
+        if isinstance(value, (list, dict)) and len(value) > limit:
+            return (
+                f"`{name}` has {len(value)} entries: vLLM's model runner holds {limit} and ends the engine at more. Send "
+                f"at most {limit}"
+            )
     return None
 
 
-def answer(what: str) -> bytes:
+def answer(why: str) -> bytes:
     """The body of the refusal, as the OpenAI API writes errors."""
-    message = f"{what} cannot be answered on virtual GPUs: no kernel runs, so there are no logits"
-    error = {"message": message, "type": "BadRequestError", "param": None, "code": 400}
+    error = {"message": why, "type": "BadRequestError", "param": None, "code": 400}
     return json.dumps({"error": error}).encode()

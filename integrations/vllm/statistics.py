@@ -76,7 +76,12 @@ class RunStatistics(StatLoggerBase):  # type: ignore[misc]  # vLLM is not instal
             self._preemptions += iteration_stats.num_preempted_reqs
             record["prompt_tokens"] = iteration_stats.num_prompt_tokens
             record["output_tokens"] = iteration_stats.num_generation_tokens
-            record["finished"] = len(iteration_stats.finished_requests)
+            finished = iteration_stats.finished_requests
+            record["finished"] = len(finished)
+            if finished:
+                for phase in ("queued", "prefill", "decode"):
+                    spent_s = sum(getattr(request, f"{phase}_time") for request in finished)
+                    record[f"{phase}_ns"] = round(spent_s * 1e9)
         record["preemptions"] = self._preemptions
         self._write(record)
 

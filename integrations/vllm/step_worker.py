@@ -8,7 +8,7 @@ It must never import a model, an attention backend or Triton, nor touch CUDA or 
 start-up, and each of their threads costs microseconds at every jump of the clock. What the real worker would have found
 out (KV-cache specs, available memory, block size, CUDA graphs) comes from a profile that the real worker made.
 
-Follows vllm/v1/worker/gpu_worker.py and gpu/model_runner.py of 0.23.0: `execute_model` returns None, `sample_tokens`
+Follows vllm/v1/worker/gpu_worker.py and gpu/model_runner.py: `execute_model` returns None, `sample_tokens`
 returns an AsyncModelRunnerOutput whose `get_output` waits for the device (or the result itself without async
 scheduling).
 """
@@ -20,19 +20,21 @@ from typing import Any
 from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT, AsyncModelRunnerOutput, ModelRunnerOutput
 from vllm.v1.worker.worker_base import CompilationTimes, WorkerBase
 
-from hyperlapse.integrations.vllm.command import check_version
-from hyperlapse.integrations.vllm.composition import Step, UnsupportedRequestError
+from hyperlapse.integrations.vllm.composition import Sequences, Step
 from hyperlapse.integrations.vllm.host_time import HostTime, charger
+from hyperlapse.integrations.vllm.outputs import fill
 from hyperlapse.integrations.vllm.profile import EngineProfile, ensure_profile
+from hyperlapse.integrations.vllm.unsupported import refuse_configuration
+from hyperlapse.integrations.vllm.versions import check_version
 from hyperlapse.integrations.vllm.virtual import CoreTimeline, StepTimeline
 from hyperlapse.integrations.vllm.worker_common import (
     device_facts,
     model_key,
-    refuse_unsupported,
-    sequences_of,
+    sampler_of,
     tell_run,
     virtual_device,
 )
+from hyperlapse.shim.step_log import StepLog
 
 
 class StepOutput(AsyncModelRunnerOutput):  # type: ignore[misc]  # vLLM is not installed where mypy runs
@@ -60,7 +62,7 @@ class StepWorker(WorkerBase):  # type: ignore[misc]  # vLLM is not installed whe
     # ----- start-up -----
 
     def init_device(self) -> None:
-        self._refuse_configuration()
+        refuse_configuration(self.vllm_config, "step")
         self._virtual_device = virtual_device(self.local_rank)
         self._profile, cached = ensure_profile(self.vllm_config, device_facts(self._virtual_device))
         self._tell_profile(self._profile, cached)
@@ -70,26 +72,11 @@ class StepWorker(WorkerBase):  # type: ignore[misc]  # vLLM is not installed whe
         if not cache.user_specified_block_size:
             # the attention backend's choice; the executor asks the backends of loaded layers next, and there are none
             cache.block_size = self._profile.block_size
-        self._graphs = self._profile.graph_table()
-        self._sequences = sequences_of(self.vllm_config)
-        self._timeline: StepTimeline = CoreTimeline(self._virtual_device, model_key(self.vllm_config))
+        self._sequences, self._sampler = Sequences(), sampler_of(self.vllm_config)
+        key = model_key(self.vllm_config)
+        log = StepLog.of_run(self._virtual_device, detail="step", model_key=key)
+        self._timeline: StepTimeline = CoreTimeline(self._virtual_device, key, log)
         self._async = bool(self.scheduler_config.async_scheduling)
-
-    def _refuse_configuration(self) -> None:
-        config = self.vllm_config
-        for asked, what in (
-            (not config.use_v2_model_runner, "this model or flag set runs on vLLM's model runner V1, which"),
-            (config.model_config.quantization is not None, "a quantised model"),
-            (bool(config.model_config.hf_overrides), "--hf-overrides (the predictor reads the model's config.json)"),
-            (config.parallel_config.tensor_parallel_size > 1, "tensor parallelism"),
-            (config.parallel_config.data_parallel_size > 1, "data parallelism"),
-            (config.parallel_config.pipeline_parallel_size > 1, "pipeline parallelism"),
-            (config.speculative_config is not None, "speculative decoding"),
-            (config.lora_config is not None, "LoRA"),
-            (config.kv_transfer_config is not None, "a KV connector"),
-        ):
-            if asked:
-                raise NotImplementedError(f"{what} is not supported with --detail step yet: use --detail kernel")
 
     def _tell_profile(self, profile: EngineProfile, cached: bool) -> None:
         tell_run(
@@ -101,7 +88,6 @@ class StepWorker(WorkerBase):  # type: ignore[misc]  # vLLM is not installed whe
                 "available_bytes": profile.available_bytes,
                 "weights_bytes": profile.weights_bytes,
                 "activation_bytes": profile.activation_bytes,
-                "other_bytes": profile.other_bytes,
             }
         )
 
@@ -114,7 +100,12 @@ class StepWorker(WorkerBase):  # type: ignore[misc]  # vLLM is not installed whe
     def update_max_model_len(self, max_model_len: int) -> None:
         self.model_config.max_model_len = max_model_len
 
+    def get_supported_kv_cache_layouts(self) -> list[str]:
+        """Asked for by versions that choose a layout at start-up."""
+        return list(self._profile.layouts)
+
     def initialize_from_config(self, kv_cache_config: Any) -> None:
+        self._graphs = self._profile.graph_table()
         self.cache_config.num_gpu_blocks = kv_cache_config.num_blocks
 
     def compile_or_warm_up_model(self) -> Any:
@@ -126,35 +117,32 @@ class StepWorker(WorkerBase):  # type: ignore[misc]  # vLLM is not installed whe
     # ----- every step -----
 
     def execute_model(self, scheduler_output: Any) -> Any:
-        for request in scheduler_output.scheduled_new_reqs:
-            refuse_unsupported(request)
         sequences = self._sequences
         sequences.update(scheduler_output)
         if scheduler_output.total_num_scheduled_tokens == 0:
             return EMPTY_MODEL_RUNNER_OUTPUT
         step = sequences.compose(scheduler_output)
         graph, tokens = self._graphs.dispatch(
-            len(step.new), scheduler_output.total_num_scheduled_tokens, step.uniform_tokens()
+            len(step.new),
+            scheduler_output.total_num_scheduled_tokens,
+            step.uniform_tokens(self._profile.uniform_prefills),
         )
         if self._charge_step is not None:
             self._charge_step()
-        self._pending = step, self._timeline.launch(step.text(graph, tokens), tokens)
+        text = step.text(graph, tokens, sequences.prompt_logit_rows(step))
+        self._pending = step, self._timeline.launch(text, tokens)
         return None
 
     def sample_tokens(self, grammar_output: Any) -> Any:
         if self._pending is None:
             return None  # as the stock runner: the engine then raises what execute_model failed with
-        if grammar_output is not None:
-            raise UnsupportedRequestError(
-                "structured output is not supported with --detail step yet: its grammar needs real logits"
-            )
         step, event = self._pending
         self._pending = None
         output = ModelRunnerOutput(
             req_ids=step.request_ids,
             req_id_to_index={request_id: row for row, request_id in enumerate(step.request_ids)},
-            sampled_token_ids=self._sequences.sampled(step),
         )
+        fill(output, self._sampler.sample(step, self._sequences, grammar_output))
         result = StepOutput(output, self._timeline, event)
         return result if self._async else result.get_output()
 
@@ -176,6 +164,9 @@ class StepWorker(WorkerBase):  # type: ignore[misc]  # vLLM is not installed whe
         return None
 
     def get_kv_connector_handshake_metadata(self) -> None:
+        return None
+
+    def synchronize_device(self) -> None:
         return None
 
     def shutdown(self) -> None:

@@ -78,9 +78,7 @@ NEEDS = (
         "Worker",
         ("init_device", "determine_available_memory", "compile_or_warm_up_model", "execute_model", "sample_tokens"),
     ),
-    Need(
-        "v1/worker/gpu/async_utils.py", "AsyncOutput", ("copy_event", "sampled_token_ids", "num_sampled_tokens_np")
-    ),
+    Need("v1/worker/gpu/async_utils.py", "AsyncOutput", ("copy_event", "sampled_token_ids", "num_sampled_tokens_np")),
     Need("v1/worker/gpu/cudagraph_utils.py", "CudaGraphManager", ("_candidates",)),
     Need("v1/worker/gpu/cudagraph_utils.py", "CudaGraphManager.dispatch", ("num_reqs", "num_tokens")),
     Need(
@@ -91,7 +89,6 @@ NEEDS = (
     Need("v1/engine/core.py", "EngineCore.__init__", ("vllm_config", "executor_class", "log_stats")),
     Need("v1/metrics/loggers.py", "StatLoggerBase", ("record", "log_engine_initialized")),
     Need("config/vllm.py", "VllmConfig", ("use_v2_model_runner", "compute_hash")),
-    Need("entrypoints/openai/cli_args.py", "BaseFrontendArgs", ("middleware",)),
 )
 
 
@@ -158,7 +155,9 @@ def _parts(scope: ast.AST | None) -> set[str]:
         return {argument.arg for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)}
     found = {node.name for node in _definitions(scope)}
     for node in ast.walk(scope) if scope is not None else ():
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
         for target in targets:
             if isinstance(target, ast.Name):
                 found.add(target.id)
@@ -187,7 +186,9 @@ def graph_candidates(manager: Any) -> list[list[Any]]:
     if not isinstance(candidates, dict):
         return list(candidates)
     longest = max((tokens for tokens, _ in candidates), default=-1)
-    return [[desc for desc in candidates.get((tokens, 0), ()) if desc.num_ubatches == 1] for tokens in range(longest + 1)]
+    return [
+        [desc for desc in candidates.get((tokens, 0), ()) if desc.num_ubatches == 1] for tokens in range(longest + 1)
+    ]
 
 
 @functools.cache

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from hyperlapse.shim.step_log import StepLog
+
 _LAUNCH_STEP = 6  # HL_LAUNCH_STEP in csrc/core/price.h
 
 
@@ -23,10 +25,10 @@ class StepTimeline(Protocol):
 
 class CoreTimeline:
     """A stream of the core library's timeline. device: the virtual device's ordinal in the run; model_key: the name
-    under which the predictor finds the model.
+    under which the predictor finds the model; log: where each step is written when it has ended, if anywhere.
     """
 
-    def __init__(self, device: int, model_key: str) -> None:
+    def __init__(self, device: int, model_key: str, log: StepLog | None = None) -> None:
         from hyperlapse.shim._core import core
 
         binding = core()
@@ -41,6 +43,9 @@ class CoreTimeline:
         self._step.device = device
         self._step.name = self._name
         self._free: list[int] = []
+        self._log = log
+        self._logged: dict[int, tuple[int, bytes]] = {}  # by event: when the step was launched, and its batch
+        self._instant: Any = self._ffi.new("int64_t *")
 
     def launch(self, text: bytes, tokens: int) -> int:
         lib = self._lib
@@ -52,8 +57,14 @@ class CoreTimeline:
         if not event:
             raise RuntimeError("no event left in the shared segment")
         lib.hl_timeline_record(event, self._stream)
+        if self._log is not None:
+            self._logged[event] = lib.hl_clock_now_ns(), text
         return event
 
     def wait(self, event: int) -> None:
         self._lib.hl_timeline_event_wait(event)
+        if self._log is not None:
+            launch_ns, batch = self._logged.pop(event)
+            self._lib.hl_timeline_event_instant_ns(event, self._instant)
+            self._log.add(launch_ns, self._instant[0], batch)
         self._free.append(event)

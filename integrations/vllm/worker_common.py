@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hyperlapse.integrations.vllm.composition import Sequences, TokenRange
+from hyperlapse.integrations.vllm.sampler import VirtualSampler
+from hyperlapse.integrations.vllm.vocabulary import Vocabulary
 
 
 def virtual_device(local_rank: int) -> int:
@@ -50,28 +51,19 @@ def model_key(vllm_config: Any) -> str:
     )
 
 
-def sequences_of(vllm_config: Any) -> Sequences:
-    """An empty book of requests for this model: made-up ids avoid its end-of-sequence ids."""
+def sampler_of(vllm_config: Any) -> VirtualSampler:
+    """The virtual sampler of this model: its ids are words of the model's tokenizer and never its end-of-sequence ids."""
     model = vllm_config.model_config
     stops: set[int] = set()
     generation = model.try_get_generation_config()
     for source in (generation.get("eos_token_id"), getattr(model.hf_config, "eos_token_id", None)):
         stops.update(source if isinstance(source, list) else [source] if isinstance(source, int) else [])
-    return Sequences(TokenRange.of_vocabulary(model.get_vocab_size(), stops))
+    if model.skip_tokenizer_init:
+        return VirtualSampler(Vocabulary.without_tokenizer(model.get_vocab_size(), stops))
+    from vllm.tokenizers import cached_tokenizer_from_config
 
-
-def refuse_unsupported(request: Any) -> None:
-    """Raises for a new request whose answer would hold values that nobody computed."""
-    from hyperlapse.integrations.vllm.composition import UnsupportedRequestError
-
-    params = request.sampling_params
-    if params is None:
-        raise UnsupportedRequestError("pooling requests are not supported on virtual GPUs yet")
-    if params.logprobs is not None or params.prompt_logprobs is not None:
-        raise UnsupportedRequestError(
-            f"request {request.req_id} asks for log-probabilities, which only a real GPU can compute: send requests "
-            "without logprobs, prompt_logprobs and echo"
-        )
+    tokenizer = cached_tokenizer_from_config(model)  # the engine's grammars use the same one
+    return VirtualSampler(Vocabulary.of_tokenizer(tokenizer, model.get_vocab_size(), stops))
 
 
 def tell_run(record: dict[str, Any]) -> None:

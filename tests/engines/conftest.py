@@ -1,4 +1,4 @@
-"""The engine environment of these tests; they are skipped where there is none."""
+"""The engine environments of these tests; they are skipped where there is none."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from hyperlapse.cli.engine_environment import EngineEnvironment, EngineNotFoundError, find_engine
+
+PREVIOUS_VARIABLE = "HYPERLAPSE_ENGINE_PYTHON_PREVIOUS"
 
 # Importing vLLM takes 15 s of CPU time: one interpreter serves all pieces of a session.
 _LOOP = """
@@ -28,14 +30,34 @@ for line in sys.stdin:
 """
 
 
-@pytest.fixture(scope="session")
-def engine() -> EngineEnvironment:
+def _usable(chosen: str | None) -> EngineEnvironment:
     try:
-        found = find_engine(None)
+        found = find_engine(chosen)
     except EngineNotFoundError as error:
         pytest.skip(str(error))
     if "hyperlapse" not in found.versions:
         pytest.skip(f"{found.python} has no hyperlapse: install it there (make demo does)")
+    return found
+
+
+@pytest.fixture(scope="session")
+def engine() -> EngineEnvironment:
+    """The engine that everything is tested with."""
+    return _usable(None)
+
+
+@pytest.fixture(scope="session")
+def previous_engine() -> EngineEnvironment:
+    """An older version, which what differs between versions is tested with, too."""
+    named = os.environ.get(PREVIOUS_VARIABLE)
+    if not named:
+        pytest.skip(f"no older engine: set {PREVIOUS_VARIABLE} to the Python of its environment (make test does)")
+    return _usable(named)
+
+
+@pytest.fixture(params=["engine", "previous_engine"])
+def each_engine(request: pytest.FixtureRequest) -> EngineEnvironment:
+    found: EngineEnvironment = request.getfixturevalue(request.param)
     return found
 
 
@@ -64,6 +86,18 @@ def in_engine(engine: EngineEnvironment) -> Iterator[Callable[[str], str]]:
     """Runs a piece of Python in the engine's environment, outside any run; what it printed."""
     with _interpreter(engine) as run:
         yield run
+
+
+@pytest.fixture(scope="session")
+def in_previous(previous_engine: EngineEnvironment) -> Iterator[Callable[[str], str]]:
+    with _interpreter(previous_engine) as run:
+        yield run
+
+
+@pytest.fixture(params=["in_engine", "in_previous"])
+def in_each(request: pytest.FixtureRequest) -> Callable[[str], str]:
+    found: Callable[[str], str] = request.getfixturevalue(request.param)
+    return found
 
 
 @pytest.fixture

@@ -103,3 +103,34 @@ def test_run_serves_on_real_time_until_ready_then_on_the_virtual_clock(
         log.close()
     _, alive = psutil.wait_procs(family, timeout=10)
     assert not alive
+
+
+SCRIPT = """
+import sys
+from vllm import LLM, SamplingParams
+
+if __name__ == "__main__":
+    model = LLM(sys.argv[1], enforce_eager=True, max_model_len=1024, max_num_batched_tokens=256, num_gpu_blocks_override=121)
+    prompts = [{"prompt_token_ids": list(range(1000, 1000 + length))} for length in (50, 400)]
+    for answer in model.generate(prompts, SamplingParams(max_tokens=9, ignore_eos=True)):
+        print("ids", *answer.outputs[0].token_ids)
+"""
+
+
+def test_a_script_with_an_engine_of_its_own_gets_our_worker(engine: EngineEnvironment, tmp_path: Path) -> None:
+    """`hyperlapse run -- python script.py` with vLLM's offline API, which no command line tells its worker."""
+    model = resolve_model("qwen3-14b")
+    (tmp_path / "script.py").write_text(SCRIPT, encoding="utf-8")
+    command = [*HYPERLAPSE, "run", "--detail", "step", "--freeze", "manual", "--model", "qwen3-14b"]
+    done = subprocess.run(
+        [*command, "--", str(engine.python), str(tmp_path / "script.py"), str(model.directory)],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    ids = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("ids ")]
+    assert [len(answer) for answer in ids] == [9, 9]
+    assert all(0 <= int(token) < 151_643 for answer in ids for token in answer)
+    assert len({tuple(answer) for answer in ids}) == 2

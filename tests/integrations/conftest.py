@@ -18,10 +18,17 @@ class Scheduler:
     ) -> Any:
         """A new (or resumed) request. prefill: tokens to prefill when more than the prompt."""
         sampling = {
-            "logprobs": None,
+            "num_logprobs": None,
+            "logprob_token_ids": None,
             "prompt_logprobs": None,
             "stop_token_ids": [],
             "all_stop_token_ids": set(),
+            "allowed_token_ids": None,
+            "bad_words_token_ids": None,
+            "logit_bias": None,
+            "ignore_eos": False,
+            "min_tokens": 0,
+            "max_tokens": 100,
             **params,
         }
         return SimpleNamespace(

@@ -55,7 +55,8 @@ def test_servers_get_their_worker(argv: list[str]) -> None:
 def test_other_commands_are_unchanged(argv: list[str]) -> None:
     adapted = adapt_command(argv, "kernel")
     assert adapted.argv == argv
-    assert adapted.environment == {}
+    assert adapted.environment == {command.DETAIL_VARIABLE: "kernel"}
+    assert adapted.engine == ""
 
 
 def test_flags_of_the_user_win() -> None:
@@ -83,17 +84,3 @@ def test_unknown_detail() -> None:
 
 def test_kernel_maps_exist() -> None:
     assert all(path.is_file() for path in kernel_maps())
-
-
-def test_version_check(monkeypatch: pytest.MonkeyPatch) -> None:
-    command.check_version.cache_clear()
-    monkeypatch.setattr(command, "installed_version", lambda: None)
-    with pytest.raises(RuntimeError, match="not installed"):
-        command.check_version()
-    monkeypatch.setattr(command, "installed_version", lambda: "0.99.0")
-    with pytest.warns(UserWarning, match="never tested"):
-        assert command.check_version() == "0.99.0"
-    command.check_version.cache_clear()
-    monkeypatch.setattr(command, "installed_version", lambda: "0.23.0+cu130")
-    assert command.check_version() == "0.23.0+cu130"
-    command.check_version.cache_clear()

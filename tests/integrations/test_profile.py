@@ -13,8 +13,8 @@ from hyperlapse.integrations.vllm.flashinfer_modules import radix_grid
 from hyperlapse.integrations.vllm.worker_common import tell_run, virtual_device
 
 PROFILE = profile.EngineProfile(
-    key="k", made_from={"vllm": "0.23.0"}, available_bytes=-5, weights_bytes=1, activation_bytes=2, other_bytes=3,
-    block_size=16, specs={}, tasks=["generate"], graphs=[],
+    key="k", made_from={"vllm": "0.23.0"}, available_bytes=-5, weights_bytes=1, activation_bytes=2,
+    block_size=16, layouts=[], specs={}, tasks=["generate"], graphs=[], uniform_prefills=True,
 )  # fmt: skip
 
 
@@ -30,6 +30,13 @@ def test_a_damaged_file_is_no_profile(tmp_path: Path, text: str) -> None:
     path = tmp_path / "k.json"
     path.write_text(text, encoding="utf-8")
     assert profile.load_profile(path) is None
+
+
+def test_what_the_engine_refused_is_no_answer() -> None:
+    refused = dataclasses.replace(PROFILE, refused="no memory for a single block")
+    with pytest.raises(profile.ProfileError, match="no memory for a single block"):
+        refused.graph_table()
+    assert PROFILE.graph_table().dispatch(1, 1, 1) == ("none", 1)
 
 
 def test_key_depends_on_every_fact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

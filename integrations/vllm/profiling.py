@@ -1,0 +1,163 @@
+"""Makes a profile: the real worker under the real engine core, as far as memory is measured, in a process of its own.
+
+Why: what the engine asks its worker at start-up, and in which order, differs between versions; so the engine core itself
+asks, and the worker writes down what it answered. Warming up and capturing graphs are left out: they come after.
+
+With a cold compile cache compilation happens inside the measured region and takes memory (about 0.6 GiB for Qwen3-14B),
+so a cold result is thrown away and made again. Each is made in a fork of this process, which has imported everything and
+never touched the device: the second one then costs no imports, and sees what a freshly started server sees. Measuring
+twice in one process was rejected: what the first one leaves allocated (cuBLAS workspaces) is then counted elsewhere.
+
+This must never keep a number of a run that compiled, and never answer for the engine what it did not ask.
+
+    python -m hyperlapse.integrations.vllm.profiling --config FILE --result FILE    (run by the workers)
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import pickle
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from vllm.v1.worker.gpu_worker import Worker
+from vllm.v1.worker.worker_base import CompilationTimes
+
+from hyperlapse.integrations.vllm.dispatch import GraphTable
+from hyperlapse.integrations.vllm.kernel_worker import KernelWorker
+from hyperlapse.integrations.vllm.profile import compiled_something, encode_spec, say
+from hyperlapse.integrations.vllm.versions import prefills_are_uniform
+
+
+class ProfilingWorker(KernelWorker):
+    """The stock worker, which keeps what it answered."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._layouts: list[str] = []
+        self._available_bytes = 0
+        self._cold = False
+
+    def init_device(self) -> None:
+        Worker.init_device(self)  # KernelWorker's would ask for the profile that is being made
+
+    def load_model(self, **options: Any) -> None:
+        say("profiling: loading the model")
+        super().load_model(**options)
+
+    def get_supported_kv_cache_layouts(self) -> list[str]:
+        """Asked for by versions that choose a layout at start-up."""
+        self._layouts = super().get_supported_kv_cache_layouts()
+        return self._layouts
+
+    def determine_available_memory(self) -> int:
+        say("profiling: compiling, unless the cache is warm, and measuring the memory")
+        self._available_bytes = Worker.determine_available_memory(self)
+        self._cold = compiled_something()
+        return self._available_bytes
+
+    def compile_or_warm_up_model(self) -> Any:
+        return CompilationTimes(language_model=0.0, encoder=0.0)
+
+    def findings(self) -> dict[str, Any]:
+        """What the engine was told, and what no one asks for."""
+        graphs = GraphTable.of_manager(self.model_runner.cudagraph_manager)
+        return {
+            "cold": self._cold,
+            "available_bytes": int(self._available_bytes),
+            "weights_bytes": int(self.model_runner.model_memory_usage),
+            "activation_bytes": int(getattr(self, "peak_activation_memory", 0)),
+            "block_size": self.cache_config.block_size,
+            "layouts": list(self._layouts),
+            "specs": {layer: encode_spec(spec) for layer, spec in self.get_kv_cache_spec().items()},
+            "tasks": list(self.get_supported_tasks()),
+            "graphs": graphs.to_json(),
+            "uniform_prefills": prefills_are_uniform(),
+        }
+
+
+def make(config_file: Path) -> dict[str, Any]:
+    """Boots the engine core on the profiling worker. In a process that has not touched the device before."""
+    from vllm.v1.engine.core import EngineCore
+    from vllm.v1.executor import Executor
+
+    vllm_config = pickle.loads(config_file.read_bytes())
+    executor = Executor.get_class(vllm_config)(vllm_config)
+    refused = ""
+    try:
+        EngineCore(vllm_config, lambda _config: executor, log_stats=False)
+    except ValueError as error:
+        refused = str(error)  # the model does not fit; the engine that asked will say so in its own words
+    every = executor.collective_rpc("findings")
+    found = every[0]
+    cold = any(each.pop("cold") for each in every)
+    found["available_bytes"] = min(each["available_bytes"] for each in every)
+    return {"cold": cold, "profile": {**found, "refused": refused}}
+
+
+def make_in_fork(config_file: Path, result_file: Path) -> dict[str, Any]:
+    """What `make` returns, or its error, from a child of this process."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            result_file.write_text(json.dumps(_made_or_error(config_file)), encoding="utf-8")
+            status = 0
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)  # nothing of the parent's may be run at exit
+    _, status = os.waitpid(child, 0)
+    if os.waitstatus_to_exitcode(status) != 0:
+        return {
+            "error_type": "ChildProcessError",
+            "error": f"its process ended with {os.waitstatus_to_exitcode(status)}",
+        }
+    result: dict[str, Any] = json.loads(result_file.read_text(encoding="utf-8"))
+    return result
+
+
+def _made_or_error(config_file: Path) -> dict[str, Any]:
+    try:
+        return make(config_file)
+    except Exception as error:
+        traceback.print_exc()
+        return {"error_type": type(error).__name__, "error": str(error)}
+
+
+def _import_ahead() -> None:
+    """What every start of a model imports late, so that both forks have it. None of it touches the device."""
+    for name in ("vllm.v1.engine.core", "torch._dynamo", "torch._inductor.compile_fx"):
+        importlib.import_module(name)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m hyperlapse.integrations.vllm.profiling", description=__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="a pickled VllmConfig")
+    parser.add_argument("--result", type=Path, required=True, help="where to write what was found, as JSON")
+    options = parser.parse_args(arguments)
+    _import_ahead()
+    result = make_in_fork(options.config, options.result)
+    if result.get("cold"):
+        say("profiling: again, with the compile cache that is warm now")
+        result = make_in_fork(options.config, options.result)
+        if result.get("cold"):
+            result = {
+                "error_type": "RuntimeError",
+                "error": "the compile cache stays cold, so the memory that the model needs cannot be measured as a "
+                "warmed-up server has it: is vLLM's cache directory (VLLM_CACHE_ROOT) writable, "
+                "VLLM_DISABLE_COMPILE_CACHE unset?",
+            }
+    options.result.write_text(json.dumps(result), encoding="utf-8")
+    return 1 if "error" in result else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,116 @@
+"""Configurations that cannot be emulated, refused before the engine starts, each with what to do instead.
+
+Why: a configuration that nobody prices would end in the worker, as a stack trace of the engine core under which the cause
+is hard to find. What the command line tells is refused by the launcher, before any process starts (`refuse_flags`); what
+only vLLM's resolved configuration tells is refused by the worker, before it loads anything (`refuse_configuration`),
+with one line of plain text in front of the traceback that vLLM prints.
+
+It must never refuse what works: docs/features.md lists both.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+
+class UnsupportedConfigurationError(ValueError):
+    """A configuration that cannot be emulated; the text says what to do instead."""
+
+
+_NO_LORA = "LoRA adapters are not priced: leave the adapter flags out and serve the base model"
+_NO_SPECULATION = (
+    "speculative decoding is not emulated: which drafts are accepted depends on logits, and no kernel runs. Leave "
+    "--speculative-config out"
+)
+_NO_POOLING = (
+    "embedding, classification, reward and scoring models are not emulated: their output is what kernels compute. Serve a "
+    "model that generates text"
+)
+_NO_EMBEDS = "prompts given as embeddings are not emulated: leave --enable-prompt-embeds out and send text or token ids"
+_NO_OFFLOADING = (
+    "KV offloading is not emulated yet: vLLM copies the blocks with cuMemcpyBatchAsync, which the virtual driver does not "
+    "have. Leave it out; blocks that do not fit are then evicted and computed again"
+)
+_NO_CONNECTOR = (
+    "KV connectors move blocks between engines, or to memory and storage, that have no virtual time yet. Leave it out"
+)
+_REFUSED_FLAGS = {
+    "--enable-lora": _NO_LORA,
+    "--lora-modules": _NO_LORA,
+    "--speculative-config": _NO_SPECULATION,
+    "-sc": _NO_SPECULATION,
+    "--spec-method": _NO_SPECULATION,
+    "--spec-model": _NO_SPECULATION,
+    "--enable-prompt-embeds": _NO_EMBEDS,
+    "--kv-offloading-size": _NO_OFFLOADING,
+}
+
+
+def refuse_flags(flags: Sequence[str]) -> None:
+    """flags: what follows `vllm serve`. Raises UnsupportedConfigurationError for the first that cannot be emulated."""
+    for index, flag in enumerate(flags):
+        name, given, value = flag.partition("=")
+        if name.startswith("--"):
+            name = name.replace("_", "-").partition(".")[0]  # vLLM takes --speculative-config.method too
+        following = value if given else "".join(flags[index + 1 : index + 2])
+        if name in _REFUSED_FLAGS:
+            raise UnsupportedConfigurationError(f"{name}: {_REFUSED_FLAGS[name]}")
+        if name == "--runner" and following == "pooling":
+            raise UnsupportedConfigurationError(f"--runner pooling: {_NO_POOLING}")
+        if name in ("--task", "--convert") and following not in ("generate", "auto", "none"):
+            raise UnsupportedConfigurationError(f"{name} {following}: {_NO_POOLING}")
+        if name == "--kv-transfer-config" and following:
+            raise UnsupportedConfigurationError(f"{name}: {_NO_CONNECTOR}")
+
+
+def refuse_configuration(vllm_config: Any, detail: str) -> None:
+    """Raises UnsupportedConfigurationError, after having said why on stderr, for a resolved VllmConfig that cannot be
+    emulated.
+    """
+    for why in _reasons(vllm_config, detail):
+        print(f"hyperlapse: {why}", file=sys.stderr, flush=True)
+        raise UnsupportedConfigurationError(why)
+
+
+def _reasons(config: Any, detail: str) -> Iterator[str]:
+    model = config.model_config
+    if model.runner_type == "pooling":
+        yield _NO_POOLING
+    if model.is_encoder_decoder:
+        yield "encoder-decoder models are not emulated: serve a decoder-only model"
+    if model.is_multimodal_model:
+        yield (
+            "multimodal models are not emulated: their encoders are not priced. Serve the text-only model of the family"
+        )
+    if config.lora_config is not None:
+        yield _NO_LORA
+    if config.speculative_config is not None:
+        yield _NO_SPECULATION
+    if getattr(model, "enable_prompt_embeds", False):
+        yield _NO_EMBEDS
+    if not config.use_v2_model_runner:
+        yield (
+            "this model or flag set runs on vLLM's model runner V1, which is not emulated: unset "
+            "VLLM_USE_V2_MODEL_RUNNER, leave out the flag that vLLM's log names as not supported by V2, or take a newer vLLM"
+        )
+    if config.cache_config.kv_offloading_size is not None:
+        yield _NO_OFFLOADING
+    if config.kv_transfer_config is not None:
+        yield _NO_CONNECTOR
+    if detail == "step":
+        yield from _reasons_of_step(config)
+
+
+def _reasons_of_step(config: Any) -> Iterator[str]:
+    parallel, model = config.parallel_config, config.model_config
+    for asked, what in (
+        (model.quantization is not None, "a quantised model"),
+        (bool(model.hf_overrides), "--hf-overrides (the predictor reads the model's config.json)"),
+        (parallel.tensor_parallel_size > 1, "tensor parallelism"),
+        (parallel.data_parallel_size > 1, "data parallelism"),
+        (parallel.pipeline_parallel_size > 1, "pipeline parallelism"),
+    ):
+        if asked:
+            yield f"{what} is not supported with --detail step yet: use --detail kernel"

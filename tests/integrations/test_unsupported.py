@@ -1,0 +1,114 @@
+"""What is refused before the engine starts."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hyperlapse.integrations.vllm import adapt_command
+from hyperlapse.integrations.vllm.unsupported import UnsupportedConfigurationError, refuse_configuration, refuse_flags
+
+NIXL = json.dumps({"kv_connector": "NixlConnector", "kv_role": "kv_both"})
+
+
+@pytest.mark.parametrize("detail", ["kernel", "step"])
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--enable-lora"], "LoRA"),
+        (["--lora_modules", "a=b"], "LoRA"),
+        (["--speculative-config", "{}"], "--speculative-config: speculative decoding"),
+        (["--speculative-config.method=ngram"], "speculative decoding"),
+        (["-sc", "{}"], "speculative decoding"),
+        (["--runner", "pooling"], "Serve a model that generates text"),
+        (["--runner=pooling"], "Serve a model that generates text"),
+        (["--task", "embed"], "Serve a model that generates text"),
+        (["--convert", "classify"], "Serve a model that generates text"),
+        (["--enable-prompt-embeds"], "token ids"),
+        (["--kv-transfer-config", NIXL], "KV connectors"),
+        ([f"--kv-transfer-config={NIXL}"], "KV connectors"),
+        (["--kv-offloading-size", "4"], "KV offloading"),
+        (["--kv_offloading_size=4"], "KV offloading"),
+    ],
+)
+def test_flags(detail: str, flags: list[str], words: str) -> None:
+    with pytest.raises(UnsupportedConfigurationError, match=words):
+        adapt_command(["vllm", "serve", "m", "--port", "80", *flags], detail)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [],
+        ["--runner", "generate"],
+        ["--runner", "auto"],
+        ["--convert", "none"],
+        ["--kv-transfer-config", "oops"],
+        ["a=b"],
+    ],
+)
+def test_other_flags(flags: list[str]) -> None:
+    refuse_flags(flags)
+
+
+def test_other_programs_may_do_what_they_like() -> None:
+    assert adapt_command(["tool", "--enable-lora"], "step").argv == ["tool", "--enable-lora"]
+
+
+def config(**changed: Any) -> Any:
+    parallel = {"tensor_parallel_size": 1, "data_parallel_size": 1, "pipeline_parallel_size": 1}
+    model = {
+        "runner_type": "generate", "is_encoder_decoder": False, "is_multimodal_model": False, "quantization": None,
+        "hf_overrides": {}, "enable_prompt_embeds": False,
+    }  # fmt: skip
+    whole = {"lora_config": None, "speculative_config": None, "kv_transfer_config": None, "use_v2_model_runner": True}
+    cache = {"kv_offloading_size": None}
+    for values in (parallel, model, cache, whole):
+        values.update({name: value for name, value in changed.items() if name in values})
+    parts = {"parallel_config": parallel, "model_config": model, "cache_config": cache}
+    return SimpleNamespace(**{name: SimpleNamespace(**values) for name, values in parts.items()}, **whole)
+
+
+@pytest.mark.parametrize("detail", ["kernel", "step"])
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"runner_type": "pooling"}, "embedding"),
+        ({"is_multimodal_model": True}, "multimodal"),
+        ({"is_encoder_decoder": True}, "encoder-decoder"),
+        ({"lora_config": object()}, "LoRA"),
+        ({"speculative_config": object()}, "speculative"),
+        ({"enable_prompt_embeds": True}, "embeddings"),
+        ({"use_v2_model_runner": False}, "runner V1"),
+        ({"kv_transfer_config": object()}, "KV connectors"),
+        ({"kv_offloading_size": 4.0}, "KV offloading"),
+    ],
+)
+def test_configurations(detail: str, changed: dict[str, Any], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UnsupportedConfigurationError, match=words):
+        refuse_configuration(config(**changed), detail)
+    said = capsys.readouterr().err
+    assert said.startswith("hyperlapse: ")
+    assert words in said
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"quantization": "fp8"}, "quantised"),
+        ({"tensor_parallel_size": 2}, "tensor parallelism"),
+        ({"hf_overrides": {"a": 1}}, "hf-overrides"),
+    ],
+)
+def test_configurations_of_the_kernel_detail_only(changed: dict[str, Any], words: str) -> None:
+    refuse_configuration(config(**changed), "kernel")
+    with pytest.raises(UnsupportedConfigurationError, match=rf"{words}.*use --detail kernel"):
+        refuse_configuration(config(**changed), "step")
+
+
+def test_an_ordinary_configuration() -> None:
+    for detail in ("kernel", "step"):
+        refuse_configuration(config(), detail)
