@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 
 from hyperlapse.cli.device_time import device_time_ns
 from hyperlapse.cli.engine_environment import EngineEnvironment, EngineNotFoundError, find_engine
-from hyperlapse.cli.engine_log import EngineStatistics, engine_statistics
+from hyperlapse.cli.engine_log import EngineStatistics, copy_engine_files, engine_statistics
+from hyperlapse.cli.files import write_whole
 from hyperlapse.cli.load import REQUESTS_FILE, LoadPlan, RandomLoad, stock_plan, stock_trace_plan, trace_plan
 from hyperlapse.cli.metrics import RequestRecord, measure, unmet_lengths, write_requests
 from hyperlapse.cli.pricing_process import PricingError, PricingProcess
@@ -44,6 +45,7 @@ from hyperlapse.cli.serving import (
 )
 from hyperlapse.cli.workload import TraceError, TraceRequest, check_lengths, read_trace, token_range
 from hyperlapse.coordinator.host_time import environment_of
+from hyperlapse.shim.step_log import ENVIRONMENT_VARIABLE as STEP_LOG
 
 if TYPE_CHECKING:
     from hyperlapse.shim.launcher import Event, Run
@@ -73,7 +75,8 @@ class BenchOptions:
     With `trace`, arrivals and lengths come from the file, and `rate`, `concurrency`, `requests` and the lengths are not
     used; `stock_client` replays it with the stock client all the same, to compare the clients. `fixed_step` puts a
     known rule in the predictor's place (hyperlapse.cli.fixed_step), `host_time_ns` another host time per request in the
-    place of the calibrated constant. `engine_flags` go to `vllm serve` as they are.
+    place of the calibrated constant. `record_steps` keeps what a report needs: every engine step. `engine_flags` go to
+    `vllm serve` as they are.
     """
 
     model: str = "qwen3-14b"
@@ -94,13 +97,15 @@ class BenchOptions:
     stock_client: bool = False
     fixed_step: str | None = None
     host_time_ns: int | None = None
+    record_steps: bool = False
     engine_flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class BenchRun:
     """A finished benchmark. `phases_s`: real seconds of each phase; `clock`: the time-keeper's counters over the
-    measurement; `engine`: the engine's own statistics; `events`: what the run counted that a reader should know.
+    measurement; `engine`: the engine's own statistics; `events`: what the run counted that a reader should know;
+    `start_ns`: the virtual instant that the records count from; `device_time_ns`: launched device time by coverage.
     """
 
     result: BenchResult
@@ -110,17 +115,22 @@ class BenchRun:
     clock: Mapping[str, int]
     engine: EngineStatistics
     events: Sequence[Event]
+    options: BenchOptions
+    start_ns: int | None
+    device_time_ns: Mapping[str, int]
 
 
 def run_bench(options: BenchOptions, progress: Progress | None = None) -> BenchRun:
     """Runs one benchmark. Raises BenchError for everything that the user can do something about."""
     check_engine_flags(options.engine_flags)
+    _check_emulated(options)
     # the user's own words first, in milliseconds; then what takes longer to look for
     _check_gpus(options)
     model = _resolve_model(options.model)
+    _check_priced(options, model)
     trace = _check_workload(options, model)
     try:
-        engine = find_engine(options.engine)
+        engine = find_engine(options.engine, progress=progress)
     except EngineNotFoundError as error:
         raise BenchError(str(error), status=2) from None
     folder = make_folder(options.output)
@@ -129,8 +139,20 @@ def run_bench(options: BenchOptions, progress: Progress | None = None) -> BenchR
             return _Bench(run, options, engine, model, trace, folder, progress or Silent()).run_all()
     except (ServingError, PricingError) as error:
         raise BenchError(f"{error}\nAll logs: {folder}") from None
+    except OSError as error:  # most of all a full disk
+        raise BenchError(f"{error.filename or folder}: {error.strerror}\nAll logs: {folder}") from error
     except RuntimeError as error:
         raise BenchError(f"{error}\nAll logs: {folder}") from error
+
+
+def _check_emulated(options: BenchOptions) -> None:
+    """Asks the integration, before anything is started, whether the engine's flags can be emulated. Raises BenchError."""
+    from hyperlapse.integrations.vllm import serve_args
+
+    try:
+        serve_args("m", options.detail, extra=options.engine_flags)
+    except ValueError as error:
+        raise BenchError(str(error), status=2) from None
 
 
 @dataclass(slots=True)
@@ -149,7 +171,13 @@ class _Bench:
         run, options, folder = self.run, self.options, self.folder
         began_s = time.monotonic()
         self.progress.phase("starting the pricing service")
-        PricingProcess.start(run, options.fixed_step, folder / "pricing.log", models=[self.model.config_path])
+        PricingProcess.start(
+            run,
+            options.fixed_step,
+            folder / "pricing.log",
+            models=[self.model.config_path],
+            summary=folder / "pricing.json",
+        )
         priced_s = time.monotonic()
 
         self.progress.phase(f"starting vllm serve, {options.detail} detail (log: {folder / 'server.log'})")
@@ -191,6 +219,9 @@ class _Bench:
                 raise BenchError(
                     f"{event.kind}, {event.count} times: {event.text}\nThe figures would lack these durations. Logs: {folder}"
                 )
+        if options.record_steps:
+            copy_engine_files(run.directory, folder)
+        device_ns = {name: after_ns[name] - before_ns[name] for name in after_ns}
         if plan.stock:
             write_requests(folder / REQUESTS_FILE, records)
         result = BenchResult(
@@ -208,7 +239,7 @@ class _Bench:
             preemptions=statistics.preemptions,
             real_s=real_s,
             startup_s=server.startup_s,
-            coverage=coverage_shares({name: after_ns[name] - before_ns[name] for name in after_ns}),
+            coverage=coverage_shares(device_ns),
             requests_file=str(folder / REQUESTS_FILE),
             provenance=provenance(
                 engine=self.engine,
@@ -223,7 +254,7 @@ class _Bench:
                 engine_profile=statistics.profile,
             ),
         )
-        (folder / "result.json").write_text(json.dumps(result.as_json(), indent=2) + "\n", encoding="utf-8")
+        write_whole(folder / "result.json", json.dumps(result.as_json(), indent=2) + "\n")
         return BenchRun(
             result=result,
             records=records,
@@ -235,6 +266,9 @@ class _Bench:
             },
             engine=statistics,
             events=events,
+            options=options,
+            start_ns=plan.start_ns(client_log),
+            device_time_ns=device_ns,
         )
 
     def server_command(self, port: int) -> tuple[list[str], dict[str, str]]:
@@ -252,7 +286,9 @@ class _Bench:
             extra=options.engine_flags,
         )
         charged = environment_of(host_time(options), self.folder)
-        return list(serve.argv), {**serve.environment, **loopback_environment(), **charged}
+        # always set: a variable of the caller's must not make another run write into its folder
+        steps = {STEP_LOG: str(self.folder) if options.record_steps else ""}
+        return list(serve.argv), {**serve.environment, **loopback_environment(), **charged, **steps}
 
     def load_plan(self, base_url: str) -> LoadPlan:
         options = self.options
@@ -359,7 +395,14 @@ def make_folder(chosen: Path | None) -> Path:
     while folder.exists():
         number += 1
         folder = folder.with_name(f"{stamp}-{os.getpid()}-{number}")
-    folder.mkdir(parents=True)
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise BenchError(
+            f"no folder for the results: {error.filename}: {error.strerror}; name one with --output, or another place for "
+            "all of them with XDG_STATE_HOME",
+            status=2,
+        ) from None
     return folder
 
 
@@ -430,6 +473,19 @@ def _check_gpus(options: BenchOptions) -> None:
         if options.fixed_step is None:
             priced_device(options.gpu)
     except (devices.UnknownDeviceError, devices.DeviceProfileError, UnknownDeviceError) as error:
+        raise BenchError(str(error), status=2) from None
+
+
+def _check_priced(options: BenchOptions, model: Model) -> None:
+    """Raises BenchError for a model that has no durations on this GPU, before anything is started."""
+    from hyperlapse.cli.priced_device import engine_predictor
+    from hyperlapse.predictor.prediction import PredictorError
+
+    if options.fixed_step is not None:
+        return
+    try:
+        engine_predictor(options.gpu, [model.config_path])
+    except (PredictorError, ValueError) as error:
         raise BenchError(str(error), status=2) from None
 
 

@@ -27,9 +27,10 @@ from typing import IO, Any
 
 import aiohttp
 
-# The same two lines stand in client_script.py; a test compares them.
+# The same lines stand in client_script.py; a test compares them.
 STARTED_LINE = "hyperlapse: measurement started"
 ENDED_LINE = "hyperlapse: measurement ended"
+START_PREFIX = "start_ns="
 TIMEOUT_S = 6 * 60 * 60
 ERROR_LENGTH = 2000
 
@@ -185,7 +186,7 @@ async def replay(
                     await asyncio.sleep(remaining_s)
             tasks.append(asyncio.create_task(one(request)))
         await asyncio.gather(*tasks)
-        print(ENDED_LINE, flush=True)
+        print(ENDED_LINE, START_PREFIX + str(start_ns), flush=True)
     return failed
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 STARTED_LINE = "hyperlapse: measurement started"
 ENDED_LINE = "hyperlapse: measurement ended"
+START_PREFIX = "start_ns="  # after ENDED_LINE: the instant that requests.jsonl counts from
 
 
 def path() -> Path:

@@ -122,7 +122,8 @@ def inspect_engine(python: Path) -> EngineEnvironment:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise EngineNotFoundError(f"{python} does not run: {error}") from None
     if result.returncode != 0:
-        raise EngineNotFoundError(f"{python} does not run: {result.stderr.strip()[-500:]}")
+        said = result.stderr.strip()[-500:] or f"exit status {result.returncode}"
+        raise EngineNotFoundError(f"{python} does not run: {said}")
     try:
         versions = json.loads(result.stdout)
     except ValueError:

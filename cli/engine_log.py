@@ -8,6 +8,7 @@ line: the run goes on while it reads.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,12 @@ class EngineLog:
     def newly_finished(self) -> int:
         """Requests finished since the last call."""
         return sum(record.get("finished", 0) for record in self.new_records())
+
+
+def copy_engine_files(run_directory: Path, folder: Path) -> None:
+    """Keeps the engine's files of a run, whose directory goes when it ends."""
+    for path in sorted(run_directory.glob(PATTERN)):
+        shutil.copyfile(path, folder / path.name)
 
 
 def engine_statistics(run_directory: Path) -> EngineStatistics:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from hyperlapse.cli import client_script
 from hyperlapse.cli.engine_environment import EngineEnvironment
+from hyperlapse.cli.log_follower import last_lines
 from hyperlapse.cli.metrics import RequestRecord, read_requests, stock_records
 from hyperlapse.cli.workload import NANOSECONDS_PER_S, TokenRange, TraceRequest, write_workload
 
@@ -57,6 +58,17 @@ class LoadPlan:
             return read_requests(self.folder / REQUESTS_FILE)
         result = json.loads((self.folder / STOCK_RESULT).read_text(encoding="utf-8"))
         return sorted(stock_records(result), key=lambda record: (record.send_ns, record.index))
+
+    def start_ns(self, log: Path) -> int | None:
+        """The instant of the virtual clock that the records' instants count from; None: the client did not say."""
+        if self.stock:
+            result = json.loads((self.folder / STOCK_RESULT).read_text(encoding="utf-8"))
+            return round(min(result["start_times"]) * NANOSECONDS_PER_S) if result["start_times"] else None
+        prefix = f"{client_script.ENDED_LINE} {client_script.START_PREFIX}"
+        for line in reversed(last_lines(log, 10)):
+            if line.startswith(prefix):
+                return int(line.removeprefix(prefix))
+        return None
 
 
 def stock_plan(

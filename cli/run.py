@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -129,6 +130,7 @@ def _activated(engine: str) -> dict[str, str]:
     "--no-progress",
     default=10,
     show_default=True,
+    type=click.IntRange(0, 86_400),
     metavar="SECONDS",
     help="End a run in which nobody can go on after this many real seconds; 0: never.",
 )
@@ -149,20 +151,25 @@ def command(
     The exit status is the command's; 75 when it was stopped because nobody could go on.
     """
     from hyperlapse.cli.events import print_events
-    from hyperlapse.cli.pricing_process import PricingProcess
+    from hyperlapse.cli.pricing_process import PricingError, PricingProcess
     from hyperlapse.coordinator.host_time import environment_of, load
     from hyperlapse.integrations import adapt_command
     from hyperlapse.shim.devices import UnknownDeviceError
     from hyperlapse.shim.models import ModelError, resolve_model
 
-    if not command_line:
+    if not command_line or not command_line[0]:
         raise click.UsageError("no command given; write it after --, e.g. hyperlapse run -- python train.py")
     ready_url = freeze.removeprefix("ready=") if freeze.startswith("ready=") else None
     if ready_url is None and freeze not in ("start", "manual"):
         raise click.UsageError(f"--freeze {freeze!r}: expected start, ready=URL or manual")
+    if ready_url is not None and not re.match(r"https?://[^/]", ready_url):
+        raise click.UsageError(
+            f"--freeze {freeze!r}: {ready_url!r} is no URL; write ready=http://127.0.0.1:8000/health"
+        )
     running = Mode.FLOW if clock == "flow" else Mode.FROZEN
     activated = {} if engine is None else _activated(engine)
     interrupts = _Interrupts()
+    started = False
     try:
         with Run(None if gpu == "none" else gpu, gpus, no_progress_s=no_progress, outside=True) as run:
             if run.gpu is not None:
@@ -171,16 +178,21 @@ def command(
                 run.set_mode(running)
             elif freeze == "manual":
                 click.echo(f"hyperlapse: real time until you say: hyperlapse clock {run.directory} {clock}", err=True)
-            adapted = adapt_command(list(command_line), detail)
+            try:
+                adapted = adapt_command(list(command_line), detail)
+            except ValueError as error:  # flags that cannot be emulated
+                click.echo(f"hyperlapse: {error}", err=True)
+                sys.exit(2)
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, interrupts)
             charged = environment_of(load(adapted.engine) if adapted.engine else {}, run.directory)
             try:
                 process = run.spawn(adapted.argv, {**activated, **adapted.environment, **charged})
+                started = True
             except FileNotFoundError:
                 click.echo(f"hyperlapse: {command_line[0]}: command not found", err=True)
                 sys.exit(127)
-            except PermissionError as error:
+            except OSError as error:
                 click.echo(f"hyperlapse: {command_line[0]}: {error.strerror}", err=True)
                 sys.exit(126)
             status = _wait(run, process, running, ready_url, interrupts)
@@ -192,4 +204,7 @@ def command(
         raise click.BadParameter(str(error), param_hint="--model") from None
     except RunError as error:
         click.echo(f"hyperlapse: {error}", err=True)
-        sys.exit(NO_PROGRESS_STATUS)
+        sys.exit(NO_PROGRESS_STATUS if started else 1)
+    except PricingError as error:
+        click.echo(f"hyperlapse: {error}", err=True)
+        sys.exit(1)

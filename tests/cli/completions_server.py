@@ -1,6 +1,6 @@
 """A small completions server for tests: the stream format of vLLM, over real sockets, with no engine behind it.
 
-    python completions_server.py serve MODEL --port N [--token-s 0.01] [--die-after N] [--refuse N] [--ping]
+    python completions_server.py serve MODEL --port N [--token-s 0.01] [--die-after N] [--refuse N] [--ping] [--never-ready]
 
 It sends `max_tokens` chunks, a usage record and [DONE]; request number `--refuse` is refused with status 400, and after
 `--die-after` requests it prints a line and ends with status 3. Options that it does not know are ignored, as are those
@@ -14,6 +14,7 @@ import asyncio
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 COUNTS = {"requests": 0, "now": 0, "most": 0}
@@ -113,7 +114,10 @@ def main() -> None:
     parser.add_argument("--run-dir", default=os.environ.get("TEST_RUN_DIR"))
     parser.add_argument("--ping", action="store_true")
     parser.add_argument("--fail-at-start", action="store_true")
+    parser.add_argument("--never-ready", action="store_true")
     options, _ = parser.parse_known_args()
+    if options.never_ready:
+        time.sleep(3600)
     if options.fail_at_start:
         print("\n".join(f"line {number}" for number in range(40)), flush=True)
         sys.exit(7)

@@ -7,15 +7,20 @@ full-size runs.
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from hyperlapse.cli.benchmark import BenchOptions, BenchRun, run_bench
 from hyperlapse.cli.engine_environment import EngineNotFoundError, find_engine
 from hyperlapse.cli.metrics import RequestRecord
+from hyperlapse.cli.progress import Silent
+from hyperlapse.cli.report import json_pieces
+from hyperlapse.cli.report_data import SCHEMA_FILE, build_report
 from hyperlapse.cli.workload import TraceRequest, write_trace
 from tests.des.model import Arrival, Engine, compare, simulate
 
@@ -43,7 +48,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, BenchRun]:
     found = {}
     for name in ("stock", "ours", "again"):
         options = BenchOptions(
-            trace=trace, fixed_step="10ms,40us", stock_client=name == "stock", output=folder / name, max_in_flight=None
+            trace=trace,
+            fixed_step="10ms,40us",
+            stock_client=name == "stock",
+            output=folder / name,
+            max_in_flight=None,
+            record_steps=name != "again",  # so that the repetition shows that recording changes nothing
         )
         found[name] = run_bench(options)
     return found
@@ -88,6 +98,30 @@ def test_the_same_run_twice_is_equal_to_the_nanosecond(runs: dict[str, BenchRun]
     ours, again = by_index(runs["ours"]), by_index(runs["again"])
     assert [record.send_ns for record in ours] == [record.send_ns for record in again]
     assert latencies(ours) == latencies(again)
+
+
+@pytest.mark.parametrize("name", ["stock", "ours"])
+def test_the_report_holds_every_request_and_step(runs: dict[str, BenchRun], name: str) -> None:
+    run = runs[name]
+    report = json.loads("".join(json_pieces(build_report(run, Silent()))))
+    Draft202012Validator(json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))).validate(report)
+    requests, steps = report["requests"], report["steps"]
+    assert requests["token_ns"] == [list(record.token_ns) for record in run.records]
+    assert sum(steps["prefill_tokens"]) == sum(requests["prompt_tokens"])
+    assert sum(steps["decode_tokens"]) == sum(requests["output_tokens"]) - REQUESTS
+    for duration_ns, prefill in zip(steps["duration_ns"], steps["prefill_tokens"], strict=True):
+        assert duration_ns == 10_000_000 + 40_000 * prefill
+    ends = {start + duration for start, duration in zip(steps["start_ns"], steps["duration_ns"], strict=True)}
+    firsts = [tokens[0] for tokens in requests["token_ns"]]
+    # a token leaves the engine at the end of a step, and the client has it at once
+    assert all(any(0 <= first - end < 1_000_000 for end in ends) for first in firsts)
+    assert None not in steps["running"]
+    assert max(steps["running"]) > 1
+    assert 0 < max(steps["kv_usage"]) < 1
+    means = report["host_time"]["request_mean_ns"]
+    assert means["prefill"] > 10_000_000
+    assert means["decode"] > 10_000_000
+    assert means["rest"] < 0.2 * means["e2e"]
 
 
 def test_the_result_says_what_it_was_made_from(runs: dict[str, BenchRun]) -> None:

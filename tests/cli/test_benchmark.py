@@ -111,7 +111,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]
     wrapper = tmp_path / "bin" / "vllm"
     wrapper.parent.mkdir()
     engine = EngineEnvironment(Path(sys.executable), {"vllm": "0.23.0"})
-    monkeypatch.setattr(benchmark, "find_engine", lambda explicit: engine)
+    monkeypatch.setattr(benchmark, "find_engine", lambda explicit, progress: engine)
     monkeypatch.setattr(EngineEnvironment, "command", property(lambda self: [sys.executable, str(SERVER)]))
     monkeypatch.setattr(launcher, "Run", lambda gpu, gpus: found.run)
     monkeypatch.setattr(

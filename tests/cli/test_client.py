@@ -53,7 +53,9 @@ def test_every_chunk_has_an_instant_and_lengths_are_the_servers(server: Callable
 
 def test_the_log_marks_the_measurement(server: Callable[..., int], tmp_path: Path) -> None:
     result, _ = run_client(tmp_path, server(), [TraceRequest(0, 4, 2)])
-    assert result.stdout.splitlines() == [client_script.STARTED_LINE, client_script.ENDED_LINE]
+    started, ended = result.stdout.splitlines()
+    assert started == client_script.STARTED_LINE
+    assert ended.startswith(f"{client_script.ENDED_LINE} {client_script.START_PREFIX}")
     assert result.stderr == ""
 
 
@@ -127,6 +129,7 @@ def test_a_failed_warm_up_is_an_error(server: Callable[..., int], tmp_path: Path
 def test_the_script_and_the_launcher_agree_on_the_marks() -> None:
     source = client_script.path().read_text(encoding="utf-8")
     assert f'STARTED_LINE = "{client_script.STARTED_LINE}"' in source
+    assert f'START_PREFIX = "{client_script.START_PREFIX}"' in source
     assert f'ENDED_LINE = "{client_script.ENDED_LINE}"' in source
 
 

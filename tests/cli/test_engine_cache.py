@@ -121,8 +121,11 @@ def cache(tmp_path: Path) -> Cache:
         wheel(index, "vllm", version, ("numpy", "cffi"))
     wheel(index, "vllm", "0.4.0", ("numpy", "cffi", "nvidia-cuda-runtime-cu11"))
     slow_package(index, "vllm", "0.7.0")
-    for name, version in (("numpy", "2.3.0"), ("cffi", "1.17"), ("transformers", "4.57.6")):
-        wheel(index, name, version)
+    newest = parse_release("vllm")
+    assert newest is not None
+    pins = [tuple(text.split("==")) for text in newest.requirements if "==" in text and not text.startswith("vllm==")]
+    for name, version in (("numpy", "2.3.0"), ("cffi", "1.17"), *pins):
+        wheel(index, name.replace("-", "_"), version)
     (tmp_path / "uv.toml").write_text(f'no-index = true\nfind-links = ["{index}"]\n')
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "uv").symlink_to(uv)
