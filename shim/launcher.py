@@ -32,6 +32,7 @@ _START_LIMIT_S = 10.0
 _REQUEST_LIMIT_MS = 10_000
 _TERM_GRACE_S = 10.0
 _LOOK_S = 0.02
+_SHARED_MEMORY_LEAST_BYTES = 8 << 20
 
 
 class Mode(enum.IntEnum):
@@ -90,9 +91,22 @@ class Event:
     count: int
 
 
-def _shared_memory_directory() -> str | None:
-    directory = Path("/dev/shm")
-    return str(directory) if directory.is_dir() and os.access(directory, os.W_OK) else None
+def _make_directory() -> Path:
+    """The run's folder. The files in it grow as they are used, and what finds no room then dies of SIGBUS: so a run
+    starts only where there is room.
+    """
+    shared = Path("/dev/shm")
+    parent = shared if shared.is_dir() and os.access(shared, os.W_OK) else Path(tempfile.gettempdir())
+    remedy = "free some of it; in a container give it at least 256 MiB (--shm-size)"
+    free_bytes = shutil.disk_usage(parent).free
+    if free_bytes < _SHARED_MEMORY_LEAST_BYTES:
+        raise RunError(
+            f"{parent} has {free_bytes >> 10:,} KiB left and a run needs {_SHARED_MEMORY_LEAST_BYTES >> 10:,}: {remedy}"
+        )
+    try:
+        return Path(tempfile.mkdtemp(prefix="hyperlapse-", dir=parent))
+    except OSError as error:
+        raise RunError(f"no folder for the run in {parent}: {error.strerror}; {remedy}") from None
 
 
 class Run:
@@ -125,7 +139,7 @@ class Run:
             from hyperlapse.shim import devices
 
             facts = devices.facts_of(devices.load(gpu), gpus)
-        self.directory = Path(tempfile.mkdtemp(prefix="hyperlapse-", dir=_shared_memory_directory()))
+        self.directory = _make_directory()
         try:
             self._create(facts, no_progress_s, outside)
         except BaseException:

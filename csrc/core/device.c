@@ -25,6 +25,7 @@ static bool plausible(const hl_device_facts *facts)
 {
     return facts->name[0] && facts->profile[0] && facts->total_memory_bytes > 0 && facts->context_bytes >= 0 &&
            facts->copy_h2d_bytes_per_s > 0 && facts->copy_d2h_bytes_per_s > 0 && facts->copy_d2d_bytes_per_s > 0 &&
+           facts->copy_p2p_bytes_per_s >= 0 && facts->nvlink_links >= 0 && facts->fp32_per_fp64 > 0 &&
            facts->copy_latency_ns >= 0 && facts->launch_gap_ns >= 0 && facts->graph_gap_ns >= 0 &&
            facts->graph_launch_ns >= 0;
 }

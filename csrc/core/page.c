@@ -154,6 +154,7 @@ HL_EXPORT hl_process *hl_page_process(void)
     atomic_store(&process->start_stack, own_start_stack());
     the_process = process;
     atomic_store(&registered_pid, pid);
+    atomic_fetch_add(&the_page->registrations, 1);
     hl_page_kick(the_page);
     return process;
 }

@@ -15,7 +15,7 @@
 #include "clock.h"
 
 #define HL_PAGE_MAGIC UINT32_C(0x68796c61)
-#define HL_PAGE_VERSION 1u
+#define HL_PAGE_VERSION 2u
 #define HL_PAGE_FILE "clock"
 #define HL_SLOTS_MAX 4096
 #define HL_PROCESSES_MAX 512
@@ -112,6 +112,7 @@ typedef struct hl_page {
     _Atomic uint32_t outside;       /* 1: people or programs outside of the run may answer what its processes wait for */
     _Atomic int32_t slots_used;
     _Atomic int32_t exempt[HL_EXEMPT_MAX];
+    _Atomic uint32_t registrations; /* bumped by every process that registers */
     hl_process processes[HL_PROCESSES_MAX];
 
     /* Written by the time-keeper, read by reports. */

@@ -6,12 +6,12 @@
  * has not registered (yet, or ever) is external: it lives on real time, and no jump is made while it lives.
  *
  * A pid is given out before its process or thread can be seen, so a census that is taken while a member is inside clone()
- * misses the child, and nothing shows it later: gcc went to sleep in wait4 for a cc1 that no pass looked at (10 virtual seconds
- * lost in one of eight busy runs). So a census is provisional until everybody in it has been seen asleep, hence out of
- * clone(), and a second one has found the same threads.
+ * misses the child (gcc went to sleep in wait4 for a cc1 that nobody looked at: 10 virtual seconds). So the pids that were
+ * given out meanwhile are looked at once more when everybody in the census is blocked, hence outside of clone():
+ * proved_pid says how far that was done.
  *
- * A census is stale when the kernel gave out a new pid (process or thread) anywhere, a leader's thread count changed, or a
- * registered process became another program (its stack start moved: exec). */
+ * A census is stale when one of the pids given out since is a process or thread of the run, when a thread of it is gone, when a
+ * process registered, or became another program (its stack start moved: exec). Pids given out to others cost one look each. */
 #include "keeper.h"
 
 #include "../core/wait.h"
@@ -25,6 +25,8 @@
 #include <unistd.h>
 
 #define SCAN_MAX 32768
+/* More new pids than this are not looked at one by one: a new census is cheaper. */
+#define LOOKS_MAX 256
 
 typedef struct scanned {
     int32_t pid, parent, threads;
@@ -41,8 +43,8 @@ static void fatal(const char *what)
     abort();
 }
 
-/* -1: it has ended. Any other failure would drop a running thread from the proof in silence, so it ends the run. */
-static int open_proc(const char *path)
+/* A failure would drop a running thread from the proof in silence. */
+int keeper_open_proc(const char *path)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0 && errno != ENOENT && errno != ESRCH)
@@ -55,7 +57,7 @@ static bool read_process(int32_t pid, scanned *out)
 {
     char path[64], text[1024];
     snprintf(path, sizeof path, "/proc/%d/stat", pid);
-    int fd = open_proc(path);
+    int fd = keeper_open_proc(path);
     if (fd < 0)
         return false;
     ssize_t count = read(fd, text, sizeof text - 1);
@@ -136,16 +138,39 @@ static int scan(keeper *k)
     return count;
 }
 
+static int open_task_file(int32_t pid, int32_t tid, const char *name)
+{
+    char path[96];
+    snprintf(path, sizeof path, "/proc/%d/task/%d/%s", pid, tid, name);
+    return keeper_open_proc(path);
+}
+
+static void close_thread(const keeper_thread *thread)
+{
+    close(thread->wchan_fd);
+    if (thread->schedstat_fd >= 0)
+        close(thread->schedstat_fd);
+    if (thread->stat_fd >= 0)
+        close(thread->stat_fd);
+}
+
+/* member: -1 for a kernel thread. */
 static void add_thread(keeper *k, int32_t pid, int32_t tid, int32_t member)
 {
-    char path[64];
-    snprintf(path, sizeof path, "/proc/%d/task/%d/stat", pid, tid);
-    int fd = open_proc(path);
-    if (fd < 0)
+    keeper_thread thread = {.pid = pid, .tid = tid, .member = member, .hot = 1, .schedstat_fd = -1, .stat_fd = -1};
+    thread.wchan_fd = open_task_file(pid, tid, "wchan");
+    if (thread.wchan_fd < 0)
         return; /* gone meanwhile */
+    thread.schedstat_fd = open_task_file(pid, tid, "schedstat");
+    if (thread.schedstat_fd >= 0 && pid == tid && member >= 0)
+        thread.stat_fd = open_task_file(pid, tid, "stat");
+    if (thread.schedstat_fd < 0 || (pid == tid && member >= 0 && thread.stat_fd < 0)) {
+        close_thread(&thread);
+        return;
+    }
     if (k->thread_count == KEEPER_THREADS_MAX)
         fatal("the run has too many threads: cap thread pools (OMP_NUM_THREADS=1, ...)");
-    k->threads[k->thread_count++] = (keeper_thread){.pid = pid, .tid = tid, .stat_fd = fd, .member = member};
+    k->threads[k->thread_count++] = thread;
 }
 
 static void add_process(keeper *k, const scanned *process, int32_t member)
@@ -158,7 +183,7 @@ static void add_process(keeper *k, const scanned *process, int32_t member)
         for (struct dirent *entry; (entry = readdir(directory));)
             if (isdigit((unsigned char)entry->d_name[0])) {
                 int32_t tid = atoi(entry->d_name);
-                add_thread(k, process->pid, tid, tid == process->pid ? member : -1);
+                add_thread(k, process->pid, tid, member);
                 threads++;
             }
         closedir(directory);
@@ -178,7 +203,7 @@ static void add_softirq_threads(keeper *k, int count)
         if (fd < 0)
             continue;
         if (read(fd, name, sizeof name - 1) > 0 && !strncmp(name, "ksoftirqd/", 10))
-            add_thread(k, table[i].pid, table[i].pid, -2);
+            add_thread(k, table[i].pid, table[i].pid, -1);
         close(fd);
     }
 }
@@ -228,15 +253,128 @@ uint32_t keeper_newest_pid(const keeper *k)
     return last ? (uint32_t)strtoul(last + 1, NULL, 10) : 0;
 }
 
+static bool is_member(const keeper *k, int32_t pid)
+{
+    for (int i = 0; i < k->member_count; i++)
+        if (k->members[i].pid == pid)
+            return true;
+    return false;
+}
+
+static bool in_census(const keeper *k, int32_t tid)
+{
+    for (int i = 0; i < k->thread_count; i++)
+        if (k->threads[i].tid == tid)
+            return true;
+    return false;
+}
+
+static long status_field(const char *text, const char *name)
+{
+    const char *at = strstr(text, name);
+    return at ? strtol(at + strlen(name), NULL, 10) : 0;
+}
+
+/* Is this pid a living process or thread of the run that the census lacks? */
+static bool is_missing(const keeper *k, int32_t pid)
+{
+    char path[64], text[2048];
+    if (in_census(k, pid))
+        return false;
+    snprintf(path, sizeof path, "/proc/%d/status", pid);
+    int fd = keeper_open_proc(path);
+    if (fd < 0)
+        return false;
+    ssize_t count = read(fd, text, sizeof text - 1);
+    close(fd);
+    text[count > 0 ? count : 0] = 0;
+    const char *state = strstr(text, "\nState:\t");
+    bool dead = !state || ((state[8] == 'Z' || state[8] == 'X') && status_field(text, "\nThreads:\t") <= 1);
+    int32_t group = (int32_t)status_field(text, "\nTgid:\t"), parent = (int32_t)status_field(text, "\nPPid:\t");
+    if (dead || is_exempt(k->page, group))
+        return false;
+    return is_member(k, group) || is_member(k, parent) || parent == k->page->launcher_pid || registered(k->page, group);
+}
+
+/* True: none of the pids from..to is missing in the census. */
+static bool none_missing(const keeper *k, uint32_t from, uint32_t to)
+{
+    for (uint32_t pid = from; pid != to + 1; pid++)
+        if (is_missing(k, (int32_t)pid))
+            return false;
+    return true;
+}
+
+/* Many pids were given out, or they began anew at the lowest: the whole of /proc is looked at again. */
+static bool new_census_finds_the_same(keeper *k)
+{
+    static int32_t before[KEEPER_THREADS_MAX];
+    int count = k->thread_count;
+    for (int i = 0; i < count; i++)
+        before[i] = k->threads[i].tid;
+    k->census_stale = true;
+    keeper_census(k);
+    bool same = k->thread_count == count;
+    for (int i = 0; same && i < count; i++) {
+        same = false;
+        for (int j = 0; !same && j < count; j++)
+            same = before[j] == k->threads[i].tid;
+    }
+    return same;
+}
+
+bool keeper_census_is_complete(keeper *k)
+{
+    uint32_t newest = keeper_newest_pid(k);
+    if (newest == k->proved_pid)
+        return true;
+    if (newest - k->proved_pid < LOOKS_MAX) {
+        if (!none_missing(k, k->proved_pid + 1, newest)) {
+            k->census_stale = true;
+            return false;
+        }
+        k->newest_pid = newest;
+    } else if (!new_census_finds_the_same(k)) {
+        return false;
+    }
+    k->proved_pid = newest;
+    return true;
+}
+
+static bool is_current(keeper *k)
+{
+    if (k->census_stale || k->registrations != atomic_load(&k->page->registrations))
+        return false;
+    uint32_t newest = keeper_newest_pid(k);
+    if (newest == k->newest_pid)
+        return true;
+    bool current = newest - k->newest_pid < LOOKS_MAX && none_missing(k, k->newest_pid + 1, newest);
+    if (current)
+        k->newest_pid = newest;
+    return current;
+}
+
+bool keeper_leader_changed(const keeper *k, const keeper_thread *thread)
+{
+    char text[1024];
+    ssize_t count = pread(thread->stat_fd, text, sizeof text - 1, 0);
+    text[count > 0 ? count : 0] = 0;
+    const char *p = strrchr(text, ')');
+    for (int field = 2; p && field < 28; field++)
+        p = strchr(p + 1, ' ');
+    return !p || strtoull(p + 1, NULL, 10) != k->members[thread->member].start_stack;
+}
+
 void keeper_census(keeper *k)
 {
     hl_page *page = k->page;
-    if (!k->census_stale && keeper_newest_pid(k) == k->newest_pid)
+    if (is_current(k))
         return;
     atomic_fetch_add(&page->enumerations, 1);
-    k->newest_pid = keeper_newest_pid(k); /* before the scan: what is made during it makes the census stale again */
+    k->registrations = atomic_load(&page->registrations);
+    k->newest_pid = keeper_newest_pid(k); /* before the scan: what is made during it is looked at afterwards */
     for (int i = 0; i < k->thread_count; i++)
-        close(k->threads[i].stat_fd);
+        close_thread(&k->threads[i]);
     k->thread_count = k->member_count = k->external_count = 0;
     int count = scan(k);
     add_softirq_threads(k, count);
@@ -273,7 +411,6 @@ void keeper_census(keeper *k)
     }
     for (int i = 0; i < count; i++)
         table[i].ours = false;
-    k->census_provisional = true;
     k->census_real_ns = hl_clock_real_ns();
     forget_dead_threads(k);
     atomic_store(&page->external_processes, (uint32_t)k->external_count);
@@ -282,24 +419,4 @@ void keeper_census(keeper *k)
     if (atomic_load(&page->threads_max) < (uint32_t)k->thread_count)
         atomic_store(&page->threads_max, (uint32_t)k->thread_count);
     k->census_stale = false;
-}
-
-bool keeper_confirm_census(keeper *k)
-{
-    static int32_t before[KEEPER_THREADS_MAX];
-    if (!k->census_provisional)
-        return true;
-    int count = k->thread_count;
-    for (int i = 0; i < count; i++)
-        before[i] = k->threads[i].tid;
-    k->census_stale = true;
-    keeper_census(k);
-    bool same = k->thread_count == count;
-    for (int i = 0; same && i < count; i++) {
-        same = false;
-        for (int j = 0; !same && j < count; j++)
-            same = before[j] == k->threads[i].tid;
-    }
-    k->census_provisional = !same;
-    return same;
 }

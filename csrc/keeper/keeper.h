@@ -17,17 +17,28 @@
 
 #define KEEPER_THREADS_MAX 16384
 
+/* What a thread has run so far. */
+typedef struct keeper_ran {
+    uint64_t time_ns, times;
+} keeper_ran;
+
 typedef struct keeper_thread {
     int32_t pid, tid;
-    int stat_fd;
-    int32_t member; /* index in members for the thread group leader, -1 for other threads, -2 for a kernel thread */
+    int wchan_fd, schedstat_fd;
+    int stat_fd;    /* thread group leaders only, else -1 */
+    int32_t member; /* index in members, -1 for a kernel thread */
+    int32_t hot;    /* ran lately: proofs until it counts as cold */
+    keeper_ran ran; /* at the last look */
+    int64_t blind_since_ns;
+    keeper_ran blind_ran;
 } keeper_thread;
 
 typedef struct keeper_member {
     int32_t pid;
     int32_t threads;
     uint64_t start_stack;
-    bool external; /* on real time: it never registered (no shim in it), or not yet */
+    bool external;    /* on real time: it never registered (no shim in it), or not yet */
+    bool wchan_works; /* the kernel has told us where a thread of it sleeps */
 } keeper_member;
 
 typedef struct keeper {
@@ -37,27 +48,40 @@ typedef struct keeper {
     int thread_count;
     keeper_member members[HL_PROCESSES_MAX];
     int member_count, external_count;
-    uint32_t newest_pid;   /* /proc/loadavg's last field when the census was taken */
+    uint32_t newest_pid;    /* up to it every new pid has been looked at, though perhaps too early: see census.c */
+    uint32_t proved_pid;    /* up to it every new pid has been looked at while nobody could be inside clone() */
+    uint32_t registrations; /* of the page, when the census was taken */
     int64_t census_real_ns; /* when it was taken */
     bool census_stale;
-    bool census_provisional; /* not yet confirmed: see keeper_confirm_census */
     int loadavg_fd;
+    bool exact;  /* this kernel's wchan tells who sleeps */
+    bool counts; /* this kernel counts what threads run */
 } keeper;
 
 /* Takes the census when it is stale: every descendant of the launcher that is not exempt, every registered process. */
 void keeper_census(keeper *k);
 
-/* Call when everybody in the census has been seen asleep. False: it was not complete, and has been taken again. */
-bool keeper_confirm_census(keeper *k);
+/* Call when everybody in the census is blocked, hence outside of clone(). False: a process or thread of the run is missing
+ * in it, and it will be taken again. */
+bool keeper_census_is_complete(keeper *k);
 
-/* The pid that the kernel gave out last: unchanged means that no process or thread was made since. */
+/* True when a process became another program since the census. */
+bool keeper_leader_changed(const keeper *k, const keeper_thread *thread);
+
+/* Opens a file of /proc; -1 when its process has ended. Any other failure ends the run. */
+int keeper_open_proc(const char *path);
+
+/* The pid that the kernel gave out last. */
 uint32_t keeper_newest_pid(const keeper *k);
 
-/* True when every thread of every member is asleep and nothing happened meanwhile. */
+/* True when every thread of every member was asleep at one instant. */
 bool keeper_prove_quiet(keeper *k);
 
-/* One pass over the run states, hottest thread first. */
-bool keeper_pass(keeper *k);
+/* Linux 5.16 and newer: see proof.c. */
+bool keeper_wchan_is_exact(void);
+
+/* False on a kernel without CONFIG_SCHED_INFO. */
+bool keeper_counts_are_kept(void);
 
 int64_t keeper_earliest_deadline_ns(const keeper *k, bool lazy_too, hl_slot **slot);
 void keeper_wake_due(keeper *k);

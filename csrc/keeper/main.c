@@ -25,6 +25,8 @@
 /* Background timers (see lazy) may jump only when nothing else has a deadline for this long, in real time. */
 #define LAZY_ALONE_NS (INT64_C(50) * HL_NS_PER_MS)
 #define SECOND_NS HL_NS_PER_S
+/* So many looks at a due thread that does not move, then one whether it is alive. */
+#define LOOKS_FOR_THE_DEAD 256
 /* A re-armed kernel timeout makes a thread run for a moment; this many refused proofs in a row are somebody at work. */
 #define FAILURES_THAT_MEAN_WORK 300
 
@@ -120,7 +122,7 @@ static bool waits_for_the_world(const keeper *k)
         return false;
     for (int i = 0; i < k->thread_count; i++) {
         char path[96], text[64] = "";
-        if (k->threads[i].member == -2) /* a kernel thread shows zeros, which would read as read(0) */
+        if (k->threads[i].member < 0) /* a kernel thread shows zeros, which would read as read(0) */
             continue;
         snprintf(path, sizeof path, "/proc/%d/task/%d/syscall", k->threads[i].pid, k->threads[i].tid);
         int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -179,7 +181,7 @@ static void end_the_run(keeper *k)
 
 static void back_off(hl_page *page, int failures)
 {
-    if (failures < 20)
+    if (failures < 3)
         hl_sys_yield();
     else
         sleep_on_word(page, failures < 60 ? 20 * HL_NS_PER_US : failures < 200 ? 100 * HL_NS_PER_US : POLL_NS);
@@ -212,10 +214,11 @@ static void run(keeper *k)
         if (deadline_ns <= hl_page_now_ns(page)) { /* woken, on its way: time stands until it has seen it */
             if (lost_patience(&stuck, "a due thread", limit_ns))
                 give_up(k, "a thread whose deadline has come does not look at the clock (stopped, or in a signal handler?)");
-            if (failures++ > 20)
-                sleep_on_word(page, 20 * HL_NS_PER_US);
-            else
-                hl_sys_yield();
+            if (++failures % LOOKS_FOR_THE_DEAD == 0) { /* it may have ended without giving its slot back */
+                k->census_stale = true;
+                keeper_census(k);
+            }
+            back_off(page, failures);
             continue;
         }
         if (deadline_ns != HL_NEVER_NS && !wait_for_trigger(page))
@@ -315,6 +318,9 @@ int main(int argc, char **argv)
     sigaction(SIGTERM, &action, NULL);
     signal(SIGINT, SIG_IGN); /* Ctrl-C is the launcher's to handle */
     k->census_stale = true;
+    k->exact = keeper_wchan_is_exact();
+    k->counts = keeper_counts_are_kept();
+    k->proved_pid = keeper_newest_pid(k); /* the run has no process yet */
     atomic_store(&k->page->keeper_pid, getpid());
     hl_control_exempt(k->page, getpid());
     atomic_store(&k->page->keeper_state, HL_KEEPER_RUNNING);

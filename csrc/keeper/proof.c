@@ -1,79 +1,244 @@
-/* The proof that nobody can run: the kernel's run state of every thread of the run.
+/* The proof that nobody can run: every thread of the run is blocked in the kernel, all at one instant.
  *
  * It is sound because a message in flight makes its receiver runnable before the sender's call returns: true of pipes,
- * sockets, futexes and eventfds, not of pseudo-terminals, whose bytes a kernel worker delivers (docs/limitations.md). Counters alone,
- * load averages and skipping threads that slept long were tried: each accepted jumps that lost messages (a zmq input thread
- * that slept through 50 jumps was woken, had not run yet, and was skipped: 10-61 ms wrong). D and T count as running: disk
- * waits and the parent of a vfork will go on without anybody's deadline.
+ * sockets, futexes and eventfds, not of pseudo-terminals, whose bytes a kernel worker delivers (docs/limitations.md).
  *
- * Two passes: in one pass a thread read as asleep may be woken by a thread that is read as asleep a moment
- * later. What still could slip through both passes must block outside our wrappers twice; `activity` catches the rest. */
+ * Evidence. Not the letter S of /proc/TID/stat: a thread sets it before it looks whether it has to sleep at all. wait4
+ * reaps a zombie with that letter on; 1 of 25 runs of eight gcc lost 10 virtual seconds in that window. /proc/TID/wchan is
+ * exact since Linux 5.16: under the lock that every wake-up takes, it names the function in which a thread sleeps only
+ * when the thread is neither running nor being woken nor on a run queue. And /proc/TID/schedstat counts what a thread ran.
+ *
+ * Rule. Read every thread's count, then see every thread blocked, then read every count again: when none has changed,
+ * nobody ran while they were looked at, so nobody woke anybody, and all were blocked at once. (Two looks without
+ * the counts are not enough: two threads that hand a message to and fro can each be asleep at each look.) A count
+ * of the last proof serves as the first one: whoever has it still has not run since.
+ *
+ * Rejected, each accepted jumps that lost messages: counters in the page alone, load averages, skipping threads that slept
+ * long (a zmq input thread that slept through 50 jumps was woken, had not run yet, and was skipped: 10-61 ms wrong). */
 #include "keeper.h"
 
 #include "../core/sys.h"
 
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
-/* A leader's line is read whole: it tells a new thread (num_threads) and an exec (startstack). */
-static bool leader_changed(keeper *k, const keeper_thread *thread, const char *after_name)
+/* Kernels before 5.16 name a function for threads that are about to run, too: there, no jump for this long (real time)
+ * after a process or thread of the run came or went. */
+#define SETTLE_NS (INT64_C(5) * HL_NS_PER_MS)
+/* Where /proc/TID/wchan may not be read (a process that made itself undumpable): asleep is who shows S and has not run for
+ * this long, in real time. */
+#define BLIND_NS (INT64_C(20) * HL_NS_PER_MS)
+/* A thread that ran lately is expected to have run again: its count is read before the look, too. */
+#define HOT_PROOFS 8
+
+/* Functions that sleep only in the interruptible state, by their names since 5.16. Any other function may be a wait for
+ * a disk or for a vfork child, which end without anybody's deadline: the letter then decides. */
+static const char *const interruptible[] = {
+    "futex_do_wait",     "futex_wait_queue", "futex_wait_queue_me", "ep_poll",   "do_epoll_wait",
+    "do_sys_poll",       "do_poll",          "do_select",           "do_wait",   "poll_schedule_timeout",
+    "hrtimer_nanosleep", "pipe_read",        "anon_pipe_read",      "sigsuspend", "unix_stream_read_generic",
+    "do_sigtimedwait",   "__do_sys_pause",   "inet_csk_accept",     "smpboot_thread_fn",
+};
+
+bool keeper_wchan_is_exact(void)
 {
-    keeper_member *member = &k->members[thread->member];
-    const char *p = after_name;
-    long threads = 0;
-    uint64_t start_stack = 0;
-    for (int field = 3; p && field <= 28; field++) {
-        while (*p == ' ')
-            p++;
-        if (field == 20)
-            threads = strtol(p, NULL, 10);
-        if (field == 28)
-            start_stack = strtoull(p, NULL, 10);
-        p = strchr(p, ' ');
-    }
-    return threads != member->threads || start_stack != member->start_stack;
+    struct utsname name;
+    int major = 0, minor = 0;
+    return uname(&name) == 0 && sscanf(name.release, "%d.%d", &major, &minor) == 2 &&
+           (major > 5 || (major == 5 && minor >= 16));
 }
 
-/* 'S' when asleep; any other state otherwise; 'G' when it is gone or changed and the census must be taken again. */
-static char state_of(keeper *k, const keeper_thread *thread)
+/* The compiler's suffixes (.isra.0, .constprop.0) are no part of a name. */
+static bool sleeps_interruptibly(const char *function)
+{
+    size_t length = strcspn(function, ".");
+    for (size_t i = 0; i < sizeof interruptible / sizeof *interruptible; i++)
+        if (!strncmp(function, interruptible[i], length) && !interruptible[i][length])
+            return true;
+    return false;
+}
+
+static ssize_t read_text(int fd, char *text, size_t size)
+{
+    ssize_t count = pread(fd, text, size - 1, 0);
+    text[count > 0 ? count : 0] = 0;
+    return count;
+}
+
+static ssize_t read_task_file(const keeper_thread *thread, const char *name, char *text, size_t size)
+{
+    char path[96];
+    snprintf(path, sizeof path, "/proc/%d/task/%d/%s", thread->pid, thread->tid, name);
+    int fd = keeper_open_proc(path);
+    if (fd < 0)
+        return -1;
+    ssize_t count = read_text(fd, text, size);
+    close(fd);
+    return count;
+}
+
+/* What a thread has run: time on a CPU and times it got one. False: it is gone. */
+static bool read_counts(int schedstat_fd, keeper_ran *ran)
+{
+    char text[96], *at = text;
+    if (read_text(schedstat_fd, text, sizeof text) <= 0)
+        return false;
+    ran->time_ns = strtoull(at, &at, 10);
+    strtoull(at, &at, 10); /* time it waited for a CPU */
+    ran->times = strtoull(at, &at, 10);
+    return true;
+}
+
+static bool read_ran(const keeper_thread *thread, keeper_ran *ran) { return read_counts(thread->schedstat_fd, ran); }
+
+bool keeper_counts_are_kept(void)
+{
+    keeper_ran own = {0};
+    int fd = keeper_open_proc("/proc/self/schedstat");
+    bool kept = fd >= 0 && read_counts(fd, &own) && own.times > 0;
+    if (fd >= 0)
+        close(fd);
+    return kept;
+}
+
+static bool same_ran(keeper_ran a, keeper_ran b) { return a.time_ns == b.time_ns && a.times == b.times; }
+
+typedef enum look { LOOK_ASLEEP, LOOK_RUNS, LOOK_GONE } look;
+
+/* The letter of /proc/TID/stat, 0 when the thread is gone. */
+static char letter_of(const keeper_thread *thread)
 {
     char text[512];
-    ssize_t count = pread(thread->stat_fd, text, thread->member >= 0 ? sizeof text - 1 : 96, 0);
-    if (count <= 0)
-        return 'G';
-    text[count] = 0;
+    if (read_task_file(thread, "stat", text, sizeof text) <= 0)
+        return 0;
     const char *name_end = strrchr(text, ')');
-    if (!name_end || name_end + 2 >= text + count)
-        return '?';
-    if (thread->member >= 0 && leader_changed(k, thread, name_end + 1))
-        return 'G';
-    char state = name_end[2];
-    if (state == 'Z' && thread->member >= 0 && k->members[thread->member].threads > 1)
-        return 'S'; /* the main thread has ended by pthread_exit, its threads have not */
-    return state == 'I' ? 'S' : state;
+    return name_end && name_end[1] ? name_end[2] : 0;
 }
 
-bool keeper_pass(keeper *k)
+/* wchan told nothing. Reading `syscall` takes a thread off the run queue that only lags on it after it went to sleep
+ * (Linux 6.12 and newer leave it there for fairness; needs the right to trace). */
+static look look_again(keeper *k, keeper_thread *thread)
+{
+    char text[192];
+    keeper_member *member = thread->member >= 0 ? &k->members[thread->member] : NULL;
+    char letter = letter_of(thread);
+    if (letter == 0 || letter == 'X')
+        return LOOK_GONE;
+    if (letter == 'Z') /* a leader that has ended by pthread_exit while its threads go on */
+        return member && thread->tid == thread->pid && member->threads > 1 ? LOOK_ASLEEP : LOOK_GONE;
+    if (letter != 'S' && letter != 'I')
+        return LOOK_RUNS;
+    if (member && member->wchan_works) {
+        read_task_file(thread, "syscall", text, sizeof text);
+        if (read_text(thread->wchan_fd, text, sizeof text) > 0 && strcmp(text, "0") != 0 && sleeps_interruptibly(text))
+            return LOOK_ASLEEP;
+        return LOOK_RUNS;
+    }
+    keeper_ran ran;
+    int64_t now_ns = hl_clock_real_ns();
+    if (!read_ran(thread, &ran))
+        return LOOK_GONE;
+    if (!thread->blind_since_ns || !same_ran(ran, thread->blind_ran)) {
+        thread->blind_since_ns = now_ns;
+        thread->blind_ran = ran;
+    }
+    return now_ns - thread->blind_since_ns > BLIND_NS ? LOOK_ASLEEP : LOOK_RUNS;
+}
+
+static look look_at(keeper *k, keeper_thread *thread)
+{
+    char text[96];
+    ssize_t count = read_text(thread->wchan_fd, text, sizeof text);
+    if (count <= 0)
+        return LOOK_GONE;
+    if (count == 1 && text[0] == '0')
+        return look_again(k, thread);
+    if (thread->member >= 0)
+        k->members[thread->member].wchan_works = true;
+    if (sleeps_interruptibly(text))
+        return LOOK_ASLEEP;
+    /* Blocked; the letter is that of this sleep, or it ran in between, which its count will show. */
+    char letter = letter_of(thread);
+    if (letter == 'Z')
+        return look_again(k, thread);
+    return letter == 'S' || letter == 'I' ? LOOK_ASLEEP : letter ? LOOK_RUNS : LOOK_GONE;
+}
+
+/* It runs: it is looked at first next time, so that the next failing proof costs one read. */
+static void make_first(keeper *k, int index)
+{
+    keeper_thread first = k->threads[index];
+    memmove(&k->threads[1], &k->threads[0], sizeof first * (size_t)index);
+    k->threads[0] = first;
+}
+
+static bool is_blocked(keeper *k, int index)
+{
+    look seen = look_at(k, &k->threads[index]);
+    if (seen == LOOK_GONE)
+        k->census_stale = true;
+    else if (seen == LOOK_RUNS && index > 0)
+        make_first(k, index);
+    return seen == LOOK_ASLEEP;
+}
+
+static bool all_blocked(keeper *k)
+{
+    for (int i = 0; i < k->thread_count; i++)
+        if (!is_blocked(k, i))
+            return false;
+    return true;
+}
+
+/* Before the look: the counts of those that ran lately. Whoever ran may have become another program. */
+static bool count_the_hot(keeper *k)
 {
     for (int i = 0; i < k->thread_count; i++) {
-        char state = state_of(k, &k->threads[i]);
-        if (state == 'S')
+        keeper_thread *thread = &k->threads[i];
+        if (!thread->hot)
             continue;
-        if (state == 'G' || state == 'Z' || state == 'X') {
+        keeper_ran before = thread->ran;
+        if (!read_ran(thread, &thread->ran) || (thread->stat_fd >= 0 && keeper_leader_changed(k, thread))) {
             k->census_stale = true;
             return false;
         }
-        if (i > 0) { /* the next failing test then costs one read */
-            keeper_thread hot = k->threads[i];
-            memmove(&k->threads[1], &k->threads[0], sizeof hot * (size_t)i);
-            k->threads[0] = hot;
-        }
-        return false;
+        if (!same_ran(before, thread->ran))
+            thread->hot = HOT_PROOFS;
     }
     return true;
 }
+
+/* After the look: true when no count has changed. */
+static bool nobody_ran(keeper *k)
+{
+    bool same = true;
+    for (int i = 0; i < k->thread_count; i++) {
+        keeper_thread *thread = &k->threads[i];
+        keeper_ran ran;
+        if (!read_ran(thread, &ran)) {
+            k->census_stale = true;
+            return false;
+        }
+        if (!same_ran(ran, thread->ran)) {
+            thread->ran = ran;
+            thread->hot = HOT_PROOFS;
+            same = false;
+        }
+    }
+    for (int i = 0; same && i < k->thread_count; i++)
+        if (k->threads[i].hot)
+            k->threads[i].hot--;
+    return same;
+}
+
+/* A process that ends is seen as a zombie a moment before its parent is woken: both happen in one section of the kernel
+ * that holds tasklist_lock for writing, but a virtual CPU can be taken away in the middle of it. Signal 0 to our own
+ * process group takes that lock for reading: after it, the parent has been woken. */
+static void wait_for_exits(void) { kill(0, 0); }
 
 /* Everybody sleeps although some slots claim to run: they block in calls that we do not wrap. Marking them makes the
  * running counter reach zero again, so that the next last blocker wakes us at once instead of after a poll. */
@@ -90,44 +255,33 @@ static void mark_unwrapped(hl_page *page)
     }
 }
 
-/* No jump for this long after a process or thread of the run came or went, in real time. The two known windows (a pid that is
- * given out before its task can be seen, a zombie whose parent is woken a moment later) are closed by keeper_confirm_census
- * and wait_for_exits; with both, one of about 40 runs of 8 gcc on a loaded machine still lost its 10 virtual seconds. */
-#define SETTLE_NS (INT64_C(5) * HL_NS_PER_MS)
-
-/* A process that ends is seen as a zombie a moment before its parent is woken: both happen in one section of the kernel that
- * holds tasklist_lock for writing, but a virtual CPU can be taken away in the middle of it, and the run states are read
- * without that lock. Signal 0 to our own process group takes it for reading: after that the parent has been woken, and
- * the second pass sees it. */
-static void wait_for_exits(void) { kill(0, 0); }
+static bool is_quiet(keeper *k)
+{
+    hl_page *page = k->page;
+    uint64_t activity = atomic_load(&page->activity);
+    if (k->thread_count && !is_blocked(k, 0))
+        return false;
+    if (!count_the_hot(k))
+        return false;
+    wait_for_exits(); /* of those that the census saw as zombies */
+    if (!all_blocked(k))
+        return false;
+    bool still = nobody_ran(k) && (k->counts || all_blocked(k)) && atomic_load(&page->activity) == activity;
+    if (!still)
+        atomic_fetch_add(&page->second_pass_refused, 1);
+    return still && (k->exact || hl_clock_real_ns() - k->census_real_ns > SETTLE_NS);
+}
 
 bool keeper_prove_quiet(keeper *k)
 {
     hl_page *page = k->page;
     int64_t began_ns = hl_clock_real_ns();
-    uint64_t activity = atomic_load(&page->activity);
-    bool quiet = false;
     atomic_fetch_add(&page->proofs, 1);
     keeper_census(k);
-    bool all_wrapped = atomic_load(&page->running) == 0;
-    if (keeper_pass(k)) {
-        quiet = keeper_confirm_census(k);
-        wait_for_exits(); /* of those too that the census just saw as zombies */
-        quiet = quiet && keeper_pass(k);
-        if (!quiet)
-            atomic_fetch_add(&page->second_pass_refused, 1);
-    }
-    /* A change among the processes settles in kernel sections that no state shows (see SETTLE_NS). */
-    if (quiet && hl_clock_real_ns() - k->census_real_ns < SETTLE_NS)
-        quiet = false;
-    /* A thread or process made since the census was taken was in no pass. */
-    if (quiet && keeper_newest_pid(k) != k->newest_pid)
-        quiet = false;
-    if (quiet && (atomic_load(&page->activity) != activity || (all_wrapped && atomic_load(&page->running) != 0)))
-        quiet = false;
-    if (quiet && !all_wrapped)
+    bool quiet = is_quiet(k) && keeper_census_is_complete(k);
+    if (quiet)
         mark_unwrapped(page);
-    if (!quiet)
+    else
         atomic_fetch_add(&page->proofs_refused, 1);
     atomic_fetch_add(&page->proof_ns_total, (uint64_t)(hl_clock_real_ns() - began_ns));
     return quiet;

@@ -155,3 +155,24 @@ def test_other_children_of_the_launcher_are_none_of_the_runs() -> None:
     finally:
         other.kill()
         other.wait()
+
+
+def test_a_process_that_died_before_the_clock_froze_does_not_hold_it() -> None:
+    """It leaves a deadline behind; an epoch far ahead makes that one due, and nobody is there to see it."""
+    died = (
+        "import os, threading, time; threading.Thread(target=time.sleep, args=(50,)).start(); "
+        "time.sleep(0.2); os.write(1, b'x'); os.read(0, 1); os._exit(0)"
+    )
+    waits = "import time; began = time.monotonic(); time.sleep(5); print(time.monotonic() - began)"
+    with Run(no_progress_s=2) as run:
+        run.set_mode(Mode.REAL)
+        first = run.spawn([sys.executable, "-c", died], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert first.stdout is not None
+        assert first.stdout.read(1) == b"x"
+        first.communicate(b"x")
+        run.set_mode(Mode.PARKED)
+        run.set_mode(Mode.PARKED, epoch_ns=100_000 * 10**9)
+        second = run.spawn([sys.executable, "-c", waits], stdout=subprocess.PIPE)
+        run.set_mode(Mode.FROZEN)
+        output, _ = second.communicate(timeout=60)
+    assert float(output) == pytest.approx(5.000001)
