@@ -13,6 +13,7 @@ import dataclasses
 import datetime
 import json
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,6 +58,7 @@ REFUSED_FLAGS = ("--api-key", "--ssl-keyfile", "--ssl-certfile", "--ssl-ca-certs
 # Events after which the figures mean nothing: durations were left out.
 FATAL_EVENTS = ("predictor-failed",)
 SERVER_END_LIMIT_S = 3.0
+FULL_DISK_BYTES = 1 << 20
 ENGINE = "vllm"
 
 
@@ -138,11 +140,20 @@ def run_bench(options: BenchOptions, progress: Progress | None = None) -> BenchR
         with _open_run(options) as run:
             return _Bench(run, options, engine, model, trace, folder, progress or Silent()).run_all()
     except (ServingError, PricingError) as error:
-        raise BenchError(f"{error}\nAll logs: {folder}") from None
-    except OSError as error:  # most of all a full disk
-        raise BenchError(f"{error.filename or folder}: {error.strerror}\nAll logs: {folder}") from error
+        raise BenchError(f"{error}\n{_where(folder)}") from None
+    except OSError as error:
+        raise BenchError(f"{error.filename or folder}: {error.strerror}\n{_where(folder)}") from error
     except RuntimeError as error:
-        raise BenchError(f"{error}\nAll logs: {folder}") from error
+        raise BenchError(f"{error}\n{_where(folder)}") from error
+
+
+def _where(folder: Path) -> str:
+    """The last line of every failure: where the logs are, and that there is no room for them if so."""
+    where = f"All logs: {folder}"
+    with contextlib.suppress(OSError):
+        if shutil.disk_usage(folder).free < FULL_DISK_BYTES:
+            where += f"\nThe file system of {folder} is full: free some of it, or choose another one with --output"
+    return where
 
 
 def _check_emulated(options: BenchOptions) -> None:

@@ -20,7 +20,6 @@ STATISTICS = ("mean", "p50", "p90", "p99")
 WORKLOAD = ("kind", "requests", "rate_per_s", "concurrency", "input_tokens", "output_tokens", "seed")
 COLOURS = ("c1", "c2")
 NAMES = ("A", "B")
-DASHES = {"A": "solid", "B": "dot"}  # so that two equal lines are seen as two
 
 
 def compare(one: Mapping[str, Any], other: Mapping[str, Any], paths: Sequence[Path]) -> dict[str, Any]:
@@ -188,10 +187,12 @@ def difference_text(entry: Mapping[str, Any]) -> str:
     if entry["difference"] is None:
         return "–"
     text = signed(html.number(entry["difference"]))
-    if entry["relative"] is None:
-        return text
-    relative = signed(f"{entry['relative'] * 100:.1f}")
-    return f"{text} ({relative} %)"
+    return text if entry["relative"] is None else f"{text} ({relative_text(entry)} %)"
+
+
+def relative_text(entry: Mapping[str, Any]) -> str:
+    """`+3.4`, in per cent."""
+    return "–" if entry["relative"] is None else signed(f"{entry['relative'] * 100:,.1f}")
 
 
 def signed(text: str) -> str:
@@ -216,7 +217,8 @@ def _row(entry: Mapping[str, Any]) -> dict[str, Any]:
         "first": entry["statistic"] == "mean",
         "a": html.number(entry["a"]),
         "b": html.number(entry["b"]),
-        "difference": difference_text(entry),
+        "difference": "–" if entry["difference"] is None else signed(html.number(entry["difference"])),
+        "relative": relative_text(entry),
         "estimate": "–" if entry["estimate"] is None else f"± {html.number(entry['estimate'])}",
         "verdict": verdict(entry),
     }
@@ -228,7 +230,7 @@ def _setting(row: Mapping[str, Any]) -> dict[str, str]:
 
 def _shown(value: Any) -> str:
     text = "not recorded" if value is None else str(value)
-    return text[:16] + "…" if len(text) == 64 and text.isalnum() else text  # a hash
+    return text[:12] + "…" if len(text) == 64 and text.isalnum() else text  # a hash
 
 
 def _distributions(one: Mapping[str, Any], other: Mapping[str, Any], charts: dict[str, Any]) -> list[dict[str, str]]:
@@ -263,7 +265,6 @@ def _series(one: Mapping[str, Any], other: Mapping[str, Any], charts: dict[str, 
             {
                 **shared,
                 "name": side,
-                "dash": DASHES[side],
                 "colour": colour,
                 "x": x,
                 "y": y,

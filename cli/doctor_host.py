@@ -13,6 +13,7 @@ import platform
 import re
 import resource
 import shutil
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -42,6 +43,7 @@ def host_findings(proc: Path = Path("/proc"), root: Path = Path("/")) -> Iterato
     yield _python()
     yield _compiler()
     yield _surroundings(os.environ)
+    yield _loopback()
     yield from _process_states(proc)
     yield _hidepid(proc)
     yield _ptrace(proc)
@@ -109,6 +111,18 @@ def _surroundings(environ: os._Environ[str]) -> Finding:
     )
 
 
+def _loopback() -> Finding:
+    """Server and client of a benchmark meet at 127.0.0.1; a network namespace of one's own has it switched off at first."""
+    try:
+        with socket.socket() as server:
+            server.bind(("127.0.0.1", 0))
+            server.listen()
+            socket.create_connection(server.getsockname(), timeout=5).close()
+    except OSError as error:
+        return Finding("system", "loopback", Status.BROKEN, f"127.0.0.1: {error}", "ip link set lo up")
+    return Finding("system", "loopback", Status.OK, "127.0.0.1 answers")
+
+
 def _process_states(proc: Path) -> Iterator[Finding]:
     """The time-keeper proves that everybody waits from these files of other processes of the same user."""
     with subprocess.Popen(["/bin/sleep", "60"], stdin=subprocess.DEVNULL) as child:
@@ -116,16 +130,16 @@ def _process_states(proc: Path) -> Iterator[Finding]:
             folder, limit = proc / str(child.pid) / "task" / str(child.pid), time.monotonic() + _SETTLE_LIMIT_S
             while (state := _state(folder)) not in ("S", None) and time.monotonic() < limit:
                 time.sleep(0.01)
-            status = Status.OK if state == "S" else Status.BROKEN
-            yield Finding(
-                "clock",
-                "run states",
-                status,
-                f"{folder / 'stat'}: {'readable' if state else 'not readable'}",
-                ""
-                if status is Status.OK
-                else "mount /proc for this user: without it no jump of the clock can be proved",
-            )
+            if state != "S":
+                remedy = (
+                    "mount the kernel's own /proc, for this user: without it no jump of the clock can be proved (gVisor "
+                    "and other sandboxes make up a /proc of their own)"
+                )
+                yield Finding("clock", "run states", Status.BROKEN, f"{folder / 'stat'}: not readable", remedy)
+            else:
+                waits = _read(folder / "wchan") not in ("", "0")
+                found = "wchan tells who waits" if waits else "without wchan, so that waiting is proved more slowly"
+                yield Finding("clock", "run states", Status.OK if waits else Status.NOTE, f"/proc is readable; {found}")
             call = _read(folder / "syscall")
             yield Finding(
                 "clock",
@@ -189,7 +203,7 @@ def _shared_memory(folder: Path) -> Iterator[Finding]:
         yield Finding("memory", "/dev/shm", Status.BROKEN, "missing or read-only", remedy)
         return
     disk = shutil.disk_usage(folder)
-    found = f"{disk.free / MIB:,.0f} of {disk.total / MIB:,.0f} MiB free"
+    found = f"{disk.free / MIB:,.1f} of {disk.total / MIB:,.1f} MiB free"
     status = Status.OK if disk.free >= SHARED_MEMORY_WANTED else Status.WARNING
     status = status if disk.free >= SHARED_MEMORY_LEAST else Status.BROKEN
     yield Finding("memory", "/dev/shm", status, found, "" if status is Status.OK else remedy)

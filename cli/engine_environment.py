@@ -32,6 +32,8 @@ for name in sys.argv[1:]:
         found[name] = m.version(name)
     except m.PackageNotFoundError:
         pass
+if "vllm" in found:
+    found["folder"] = str(m.distribution("vllm").locate_file("vllm"))
 print(json.dumps(found))
 """
 
@@ -137,4 +139,12 @@ def inspect_engine(python: Path) -> EngineEnvironment:
             f"{python} has vLLM but not hyperlapse, which must stand beside it: install the same hyperlapse there, or let "
             "--engine vllm==VERSION make an environment"
         )
+    from hyperlapse.integrations.environments import EngineReleaseError, check_sources
+
+    folder = versions.pop("folder", None)
+    try:
+        if folder is not None:
+            check_sources(versions["vllm"], Path(folder))
+    except EngineReleaseError as error:
+        raise EngineNotFoundError(f"{python}: {error}") from None
     return EngineEnvironment(python, versions)

@@ -147,4 +147,7 @@ def _verdict(gpus: dict[str, dict[str, Any]], all_gpus: bool) -> str:
             return str(only["problem"])
         return "fits, priced" if only["fits"] else "priced, but the weights do not fit in bf16"
     fitting = [name for name, found in gpus.items() if found["priced"] and found["fits"]]
-    return ", ".join(fitting) or "none"
+    if fitting:
+        return ", ".join(fitting)
+    problems = [found["problem"] for found in gpus.values() if found["problem"]]
+    return f"not priced: {problems[0]}" if len(problems) == len(gpus) else "none"

@@ -30,6 +30,11 @@ def contents_sha256() -> str:
     return digest.hexdigest()
 
 
+def packed_names() -> list[str]:
+    """Names of the files in the wheel, without its metadata."""
+    return sorted(_files())
+
+
 def pack(folder: Path) -> Path:
     """Writes the wheel into `folder` and returns its path."""
     distribution = importlib.metadata.distribution(DISTRIBUTION)

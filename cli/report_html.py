@@ -300,7 +300,8 @@ def _distributions(report: Mapping[str, Any], charts: dict[str, Any]) -> list[di
 def _series(report: Mapping[str, Any], charts: dict[str, Any]) -> list[dict[str, Any]]:
     steps = report["steps"]
     found: list[dict[str, Any]] = []
-    axis = {"kind": "lines", "xtitle": "virtual time, s", "xhover": ".4~g"}
+    end_ns = max(start + length for start, length in zip(steps["start_ns"], steps["duration_ns"], strict=True))
+    axis = {"kind": "lines", "xtitle": "virtual time, s", "xhover": ".4~g", "xrange": [0, end_ns / NANOSECONDS_PER_S]}
     if any(value is not None for value in steps["running"]):
         series = []
         for column, colour in (("running", "c1"), ("waiting", "c2")):
@@ -343,6 +344,7 @@ def _series(report: Mapping[str, Any], charts: dict[str, Any]) -> list[dict[str,
         bars = {"name": "preemptions", "colour": "c5", "y": preempted, "hover": "%{y:,.0f} preempted<extra></extra>"}
         charts["preemptions"] = {
             **axis, "kind": "bars", "x": x, "width": x[1] - x[0], "ytitle": "requests", "series": [bars],
+            "dtick": 1 if max(preempted) <= 5 else None,
         }  # fmt: skip
         found.append(_figure("preemptions", "Preemptions", f"{total:,} in all", "wide low"))
     return found

@@ -48,6 +48,16 @@ def tested_versions(engine: str) -> tuple[str, ...]:
     return TESTED_VERSIONS
 
 
+def check_sources(version: str, package: Path) -> None:
+    """Raises EngineReleaseError when this vLLM lacks something that the integration needs. package: its sources."""
+    from hyperlapse.integrations.vllm.versions import UnsupportedVersionError, verdict
+
+    try:
+        verdict(version, package)
+    except UnsupportedVersionError as error:
+        raise EngineReleaseError(str(error)) from None
+
+
 def parse_release(text: str) -> EngineRelease | None:
     """The release that `NAME==VERSION` names, or the newest tested one for a NAME alone. None when the text does not
     begin with an engine's name (it may then be a path). Raises EngineReleaseError.

@@ -51,7 +51,7 @@
       hovermode: "x unified", dragmode: coarse ? false : "zoom", bargap: 0.08, barmode: view.stacked ? "stack" : "overlay",
       hoverlabel: { bgcolor: colour("card"), bordercolor: colour("line"), font: { color: colour("ink"), size: 12 } },
       xaxis: { ...axis, showgrid: false, title: { ...axis.title, text: view.xtitle }, range: view.xrange, ticksuffix: "", hoverformat: view.xhover, tickformat: ",.6~g" },
-      yaxis: { ...axis, title: { ...axis.title, text: view.ytitle }, rangemode: "tozero", range: view.yrange, tickformat: view.yformat || ",.6~g", nticks: 6 },
+      yaxis: { ...axis, title: { ...axis.title, text: view.ytitle }, rangemode: "tozero", range: view.yrange, tickformat: view.yformat || ",.6~g", dtick: view.dtick || undefined, nticks: 6 },
       shapes: marks.map((mark) => ({
         type: "line", x0: mark.x, x1: mark.x, yref: "paper", y0: 0, y1: 1, line: { color: colour("soft"), width: 1, dash: "dot" },
       })),

@@ -132,6 +132,17 @@ static const struct {
     {A(HOST_NUMA_MEMORY_POOLS_SUPPORTED), 0},
     {A(HOST_NUMA_MULTINODE_IPC_SUPPORTED), 0},
     {A(HOST_MEMORY_POOLS_SUPPORTED), 0},
+    {A(HOST_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED), 0},
+    {A(HOST_ALLOC_DMA_BUF_SUPPORTED), 0},
+    {A(ONLY_PARTIAL_HOST_NATIVE_ATOMIC_SUPPORTED), 0},
+    {A(CAN_TEX2D_GATHER), 1},
+    /* Calls that are not written (and, but for decompression, left out of CUDA 13). */
+    {A(CAN_USE_STREAM_MEM_OPS_V1), 0},
+    {A(CAN_USE_64_BIT_STREAM_MEM_OPS_V1), 0},
+    {A(CAN_USE_STREAM_WAIT_VALUE_NOR_V1), 0},
+    {A(COOPERATIVE_MULTI_DEVICE_LAUNCH), 0},
+    {A(MEM_DECOMPRESS_ALGORITHM_MASK), 0},
+    {A(MEM_DECOMPRESS_MAXIMUM_LENGTH), 0},
 };
 
 static bool from_facts(const hl_device_facts *facts, uint32_t device, int attribute, int *value)

@@ -18,11 +18,13 @@ typedef struct hl_bridge_effect {
     size_t target_pitch, source_pitch, width, height; /* bytes, bytes, bytes, rows */
     uint32_t pattern;
     unsigned pattern_bytes;
+    bool pageable; /* one side is memory that only the program knows */
 } hl_bridge_effect;
 
-void hl_bridge_effect_apply(const hl_bridge_effect *effect);
+/* False: an address of pageable memory that does not exist. */
+bool hl_bridge_effect_apply(const hl_bridge_effect *effect);
 /* Applies it, or keeps it for the graph when the stream is capturing. */
-void hl_bridge_graph_effect(hl_bridge_stream *stream, const hl_bridge_effect *effect);
+CUresult hl_bridge_graph_effect(hl_bridge_stream *stream, const hl_bridge_effect *effect);
 
 /* Every use of a stream asks one of these first: work adds an operation to what is captured, use does not. Refused with
  * CUDA_ERROR_STREAM_CAPTURE_IMPLICIT, which loses the capture, is the legacy stream while a blocking stream captures. */

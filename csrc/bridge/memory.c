@@ -5,6 +5,8 @@
 #include "bridge/memory.h"
 
 #include <errno.h>
+#include <sys/uio.h>
+#include <unistd.h>
 
 #include "core/export.h"
 
@@ -51,9 +53,21 @@ HL_EXPORT CUresult hl_bridge_memory_free(void *pointer, bool host)
     return code_of(hl_ledger_free(pointer));
 }
 
+/* Can the byte be read? Asked of the kernel, which answers where a look would crash. */
+static bool readable(const char *at)
+{
+    char byte;
+    struct iovec to = {&byte, 1}, from = {(void *)at, 1};
+
+    return process_vm_readv(getpid(), &to, 1, &from, 1, 0) == 1 || errno == EPERM || errno == ENOSYS;
+}
+
 HL_EXPORT CUresult hl_bridge_memory_register(void *pointer, size_t size_bytes)
 {
-    if (!pointer || !size_bytes)
+    size_t last;
+
+    if (!pointer || !size_bytes || __builtin_add_overflow((uintptr_t)pointer, size_bytes - 1, &last) ||
+        !readable(pointer) || !readable((const char *)last))
         return CUDA_ERROR_INVALID_VALUE;
     if (hl_ledger_register(pointer, size_bytes))
         return CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED;
@@ -139,13 +153,19 @@ HL_EXPORT CUresult hl_bridge_memory_copy(const hl_bridge_effect *copy, hl_bridge
     result = hl_bridge_graph_work(stream);
     if (result)
         return result;
+    if (bytes <= HL_COPY_BYTES_MAX || is == HL_H2H) {
+        hl_bridge_effect effect = *copy;
+        effect.pageable = target.kind == HL_MEMORY_NONE || source.kind == HL_MEMORY_NONE ||
+                          target.kind == HL_MEMORY_REGISTERED || source.kind == HL_MEMORY_REGISTERED;
+        result = hl_bridge_graph_effect(stream, &effect);
+        if (result)
+            return result;
+    }
     if (is != HL_H2H) {
         launch.name = is == HL_D2D && target.device != source.device ? "p2p" : names[is];
         launch.arg[0] = (int64_t)bytes;
         hl_timeline_launch(stream->line, &launch);
     }
-    if (bytes <= HL_COPY_BYTES_MAX || is == HL_H2H)
-        hl_bridge_graph_effect(stream, copy);
     /* A copy into pageable host memory is synchronous even when asked for asynchronously; one between devices never
      * is (CUDA runtime API, "API synchronization behavior"). */
     if ((wait && is != HL_D2D) || (is == HL_D2H && target.kind == HL_MEMORY_NONE))
@@ -183,7 +203,9 @@ HL_EXPORT CUresult hl_bridge_memory_fill(const hl_bridge_effect *fill, hl_bridge
     launch.arg[0] = (int64_t)bytes;
     hl_timeline_launch(stream->line, &launch);
     if (bytes <= HL_COPY_BYTES_MAX)
-        hl_bridge_graph_effect(stream, fill);
+        result = hl_bridge_graph_effect(stream, fill);
+    if (result)
+        return result;
     /* cudaMemset is asynchronous but for pinned host memory. */
     return wait && !hl_bridge_memory_on_device(&target) ? hl_bridge_stream_wait(stream) : CUDA_SUCCESS;
 }

@@ -83,7 +83,7 @@ def adapt_command(argv: Sequence[str], detail: str) -> ServeCommand:
     flags = _serve_flags(given)
     if flags is None:
         return ServeCommand(given, {DETAIL_VARIABLE: detail})
-    refuse_flags(flags)
+    refuse_flags(flags, detail)
     added: list[str] = []
     if not _has(flags, "--worker-cls"):
         added += ["--worker-cls", WORKERS[detail]]

@@ -4,7 +4,7 @@ Why: device time depends on which sequences a step holds, and only the engine's 
 module, so that both details price the same batch. It keeps of each request only what its later steps need.
 
 It must never decide anything the scheduler decides, and never import the engine: it reads attributes of vLLM's
-SchedulerOutput (0.23.0, as sent to model runner V2), so that its rules can be tested without one.
+SchedulerOutput (as sent to model runner V2), so that its rules can be tested without one.
 
 The grammar of the text is documented in docs/batch-composition.md.
 """

@@ -31,6 +31,11 @@ class Constraints:
     phrases: tuple[tuple[int, ...], ...] = ()
     trace: tuple[int, ...] = ()
 
+    @property
+    def shapes(self) -> bool:
+        """True when more than the stop ids decides which id may come next."""
+        return self.only is not None or bool(self.banned or self.phrases)
+
     @classmethod
     def of_params(cls, params: Any) -> Constraints:
         if params is None:

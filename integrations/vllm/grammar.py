@@ -63,7 +63,7 @@ def choose(
         return next(iter([*ends, *allowed_stops, *sorted(stops)]), 0)
     if ends and not constraints.ignores_end and produced >= constraints.min_tokens:
         return ends[0]
-    if constraints.only is not None or constraints.banned or constraints.phrases:
+    if constraints.shapes:
         fitting = [
             token
             for token in others.tolist()

@@ -22,6 +22,9 @@ def fill(output: Any, sampled: Sampled) -> None:
         output.logprobs = LogprobsLists(sampled.scores.ids, sampled.scores.values, sampled.scores.ranks)
     if sampled.prompts:
         output.prompt_logprobs_dict = {request_id: _tensors(rows) for request_id, rows in sampled.prompts.items()}
+    # 0.32.0's scores of given ids (`prompt_logprob_token_ids`, refused over HTTP): nobody has written them
+    for scores in getattr(output, "prompt_token_id_logprobs_dict", {}).values():
+        scores.fill_(float("nan"))
 
 
 def _tensors(rows: Rows) -> Any:

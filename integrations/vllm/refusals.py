@@ -24,11 +24,17 @@ LIMITS = {"allowed_token_ids": 1024, "logit_bias": 1024, "bad_words": 128, "stop
 """Most entries of each field that vLLM's model runner holds; more make it raise (of bad words it also limits the tokens)."""
 
 
+REFUSED_FIELDS = {
+    "prompt_logprob_token_ids": "it asks for logits of given ids, and no kernel runs. Ask for `prompt_logprobs`",
+    "thinking_token_budget": "made-up text holds no thoughts that could end. Leave it out and give `max_tokens`",
+}
+
+
 def refused(path: str, body: bytes) -> str | None:
     """Why this request cannot be answered; None when it can. Bodies that are no JSON are the engine's."""
     if path in REFUSED_ROUTES:
         return REFUSED_ROUTES[path]
-    if not any(name.encode() in body for name in LIMITS):
+    if not any(name.encode() in body for name in (*LIMITS, *REFUSED_FIELDS)):
         return None
     try:
         request = json.loads(body)
@@ -41,6 +47,9 @@ def refused(path: str, body: bytes) -> str | None:
 
 
 def _in_fields(fields: dict[str, Any]) -> str | None:
+    for name, why in REFUSED_FIELDS.items():
+        if fields.get(name) is not None:
+            return f"`{name}` cannot be answered on virtual GPUs: {why}"
     for name, limit in LIMITS.items():
         value = fields.get(name)
         if name == "stop_token_ids" and not fields.get("min_tokens"):

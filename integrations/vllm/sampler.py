@@ -88,6 +88,10 @@ class VirtualSampler:
             vocabulary.pool_after(state.last_token) if produced == 0 else vocabulary.words
         )
         start = mix(state.seed, position) % len(pool)
+        if not constraints.shapes:
+            token = pool[start]
+            if token not in constraints.stops:
+                return token
         history = state.history(position)
         for step in range(len(pool)):
             token = pool[(start + step) % len(pool)]

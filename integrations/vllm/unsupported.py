@@ -29,13 +29,15 @@ _NO_POOLING = (
     "model that generates text"
 )
 _NO_EMBEDS = "prompts given as embeddings are not emulated: leave --enable-prompt-embeds out and send text or token ids"
-_NO_OFFLOADING = (
-    "KV offloading is not emulated yet: vLLM copies the blocks with cuMemcpyBatchAsync, which the virtual driver does not "
-    "have. Leave it out; blocks that do not fit are then evicted and computed again"
-)
+_NO_OFFLOADING = "KV offloading needs the KV cache's tensors, which the step detail does not have: use --detail kernel, or leave it out"
 _NO_CONNECTOR = (
-    "KV connectors move blocks between engines, or to memory and storage, that have no virtual time yet. Leave it out"
+    "it moves blocks between engines, or to storage, which has no virtual time: use --kv-offloading-size with --detail "
+    "kernel, or leave it out"
 )
+_NO_MASKS = "sampling masks are made of logits, and no kernel runs. Leave --return-sampling-mask out"
+_NO_PROCESSORS = "logits processors change logits, and no kernel makes any. Leave --logits-processors out"
+_OFFLOADING = "OffloadingConnector"
+"""VLLM's own, which copies blocks to the host's memory and back; --kv-offloading-size makes it."""
 _REFUSED_FLAGS = {
     "--enable-lora": _NO_LORA,
     "--lora-modules": _NO_LORA,
@@ -44,11 +46,12 @@ _REFUSED_FLAGS = {
     "--spec-method": _NO_SPECULATION,
     "--spec-model": _NO_SPECULATION,
     "--enable-prompt-embeds": _NO_EMBEDS,
-    "--kv-offloading-size": _NO_OFFLOADING,
+    "--return-sampling-mask": _NO_MASKS,
+    "--logits-processors": _NO_PROCESSORS,
 }
 
 
-def refuse_flags(flags: Sequence[str]) -> None:
+def refuse_flags(flags: Sequence[str], detail: str) -> None:
     """flags: what follows `vllm serve`. Raises UnsupportedConfigurationError for the first that cannot be emulated."""
     for index, flag in enumerate(flags):
         name, given, value = flag.partition("=")
@@ -61,8 +64,8 @@ def refuse_flags(flags: Sequence[str]) -> None:
             raise UnsupportedConfigurationError(f"--runner pooling: {_NO_POOLING}")
         if name in ("--task", "--convert") and following not in ("generate", "auto", "none"):
             raise UnsupportedConfigurationError(f"{name} {following}: {_NO_POOLING}")
-        if name == "--kv-transfer-config" and following:
-            raise UnsupportedConfigurationError(f"{name}: {_NO_CONNECTOR}")
+        if name == "--kv-offloading-size" and detail == "step":
+            raise UnsupportedConfigurationError(f"{name}: {_NO_OFFLOADING}")
 
 
 def refuse_configuration(vllm_config: Any, detail: str) -> None:
@@ -90,15 +93,20 @@ def _reasons(config: Any, detail: str) -> Iterator[str]:
         yield _NO_SPECULATION
     if getattr(model, "enable_prompt_embeds", False):
         yield _NO_EMBEDS
+    if getattr(model, "return_sampling_mask", False):
+        yield _NO_MASKS
+    if getattr(model, "logits_processors", None):
+        yield _NO_PROCESSORS
     if not config.use_v2_model_runner:
         yield (
             "this model or flag set runs on vLLM's model runner V1, which is not emulated: unset "
             "VLLM_USE_V2_MODEL_RUNNER, leave out the flag that vLLM's log names as not supported by V2, or take a newer vLLM"
         )
-    if config.cache_config.kv_offloading_size is not None:
+    connector = config.kv_transfer_config
+    if connector is not None and connector.kv_connector != _OFFLOADING:
+        yield f"the KV connector {connector.kv_connector} is not emulated: {_NO_CONNECTOR}"
+    if connector is not None and detail == "step":
         yield _NO_OFFLOADING
-    if config.kv_transfer_config is not None:
-        yield _NO_CONNECTOR
     if detail == "step":
         yield from _reasons_of_step(config)
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.util
-import warnings
+import multiprocessing
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -107,8 +108,8 @@ def installed_version() -> str | None:
 
 @functools.cache
 def check_version() -> str:
-    """The engine's version. Raises RuntimeError without one and UnsupportedVersionError for one that cannot work; warns
-    once of one that was never tested.
+    """The engine's version. Raises RuntimeError without one and UnsupportedVersionError for one that cannot work; says once
+    a server, where the user sees it, that a version was never tested.
     """
     version = installed_version()
     if version is None:
@@ -118,8 +119,9 @@ def check_version() -> str:
     spec = importlib.util.find_spec("vllm")
     assert spec is not None
     assert spec.origin is not None
-    text = verdict(version, Path(spec.origin).parent)
-    warnings.warn(text, stacklevel=2)
+    warning = verdict(version, Path(spec.origin).parent)
+    if multiprocessing.parent_process() is None:
+        print(f"hyperlapse: WARNING: {warning}", file=sys.stderr, flush=True)
     return version
 
 

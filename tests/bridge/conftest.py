@@ -26,13 +26,15 @@ ROOT = Path(__file__).resolve().parents[2]
 GEMM_NS, OTHER_NS = 40_000, 2_000
 
 
-def _builders() -> list[str]:
+def builders() -> list[str]:
     """Paths of cmake and ninja, on PATH or beside this Python; fewer where one is missing."""
     places = os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)])
     return [path for name in ("cmake", "ninja") if (path := shutil.which(name, path=places))]
 
 
-def _build(folder: Path, cmake: str, ninja: str) -> Path:
+def build(folder: Path, *options: str) -> Path:
+    """Builds our C libraries into a folder; the folder that they are installed in."""
+    cmake, ninja = builders()
     for command in (
         [
             cmake,
@@ -44,6 +46,7 @@ def _build(folder: Path, cmake: str, ninja: str) -> Path:
             "Ninja",
             f"-DCMAKE_MAKE_PROGRAM={ninja}",
             f"-DPython_EXECUTABLE={sys.executable}",
+            *options,
         ],
         [cmake, "--build", str(folder), "--parallel", "2"],
         [cmake, "--install", str(folder), "--prefix", str(folder / "installed")],
@@ -62,15 +65,14 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     if path.exists() and path.stat().st_mtime >= newest:
         return path.parent
-    builders = _builders()
-    if len(builders) < 2:
+    if len(builders()) < 2:
         if not path.exists():
             pytest.skip("our C libraries are not installed, and there is no cmake and ninja to build them with")
         warnings.warn(
             "no cmake and ninja: tested are the installed C libraries, which are older than csrc", stacklevel=1
         )
         return path.parent
-    folder = _build(tmp_path_factory.mktemp("build"), *builders)
+    folder = build(tmp_path_factory.mktemp("build"))
     patch = pytest.MonkeyPatch()
     for module in (_core, environment):
         patch.setattr(module, "library", lambda name: folder / name)
@@ -114,7 +116,9 @@ class _Predictor:
 
 @pytest.fixture(scope="session")
 def run_program(libraries: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Outcome]:
-    """Runs Python code on virtual GPUs, H100s unless told otherwise; `python` chooses the interpreter, `ok` whether it must succeed."""
+    """Runs Python code on virtual GPUs, H100s unless told otherwise; `python` is the interpreter, `ok`: it must succeed,
+    `adapt` changes its environment.
+    """
 
     def run(
         code: str,
@@ -123,6 +127,7 @@ def run_program(libraries: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
         gpu: str = "h100-sxm-80gb",
         python: Path = Path(sys.executable),
         extra: Mapping[str, str] | None = None,
+        adapt: Callable[[dict[str, str]], dict[str, str]] = lambda variables: variables,
         ok: bool = True,
     ) -> Outcome:
         folder = tmp_path_factory.mktemp("run")
@@ -132,7 +137,7 @@ def run_program(libraries: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
         service = threading.Thread(target=pricing.serve, args=(folder, predictor, stop))
         service.start()
         try:
-            variables = environment.participant_environment(folder, {**os.environ, **(extra or {})})
+            variables = adapt(environment.participant_environment(folder, {**os.environ, **(extra or {})}))
             result = subprocess.run(
                 [str(python), "-c", textwrap.dedent(code)],
                 env=variables,

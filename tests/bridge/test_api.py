@@ -731,6 +731,17 @@ def test_entry_points(api: Program, name: str, version: int, flags: int, symbol:
 # --- NVML ---
 
 
+def test_confidential_computing_is_off(api: Program) -> None:
+    lines = api("""
+        state, settings = (c_uint * 3)(9, 9, 9), (c_uint * 5)(0x1000014, 9, 9, 9, 9)
+        print(nvml.nvmlSystemGetConfComputeState(state)); ok(nvml.nvmlInit_v2())
+        ok(nvml.nvmlSystemGetConfComputeState(state)); ok(nvml.nvmlSystemGetConfComputeSettings(settings))
+        print(list(state), list(settings)[1:])
+        settings[0] = 1; print(nvml.nvmlSystemGetConfComputeSettings(settings), nvml.nvmlSystemGetConfComputeState(None))
+    """).lines
+    assert lines == ["1", "[0, 0, 0] [0, 0, 0, 0]", "25 2"]
+
+
 def test_memory_as_nvml_sees_it(api: Program) -> None:
     lines = api("""
         ok(nvml.nvmlInit_v2()); handle = c_void_p(); ok(nvml.nvmlDeviceGetHandleByIndex_v2(0, byref(handle)))

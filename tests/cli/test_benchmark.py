@@ -115,14 +115,14 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]
     monkeypatch.setattr(EngineEnvironment, "command", property(lambda self: [sys.executable, str(SERVER)]))
     monkeypatch.setattr(launcher, "Run", lambda gpu, gpus: found.run)
     monkeypatch.setattr(
-        benchmark.PricingProcess, "start", lambda run, fixed_step, log_file, models: log.append("pricing")
+        benchmark.PricingProcess, "start", lambda run, fixed_step, log_file, models, summary: log.append("pricing")
     )
     device_time = iter([{"measured": 10, "unknown": 0}, {"measured": 40, "unknown": 10}])
     monkeypatch.setattr(benchmark, "device_time_ns", lambda directory: next(device_time))
     monkeypatch.setattr(benchmark, "host_time", lambda options: {"api_request_ns": 5})
     monkeypatch.setattr(
         "hyperlapse.integrations.vllm.serve_args",
-        lambda model, detail, executable, port, **rest: SimpleNamespace(
+        lambda model, detail, executable=(), port=0, **rest: SimpleNamespace(
             argv=[*executable, "serve", str(model), "--port", str(port), *found.server_options], environment={}
         ),
     )

@@ -52,3 +52,10 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(engine_environment.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(EngineNotFoundError, match="--engine vllm makes one"):
         find_engine(None, {})
+
+
+def test_an_engine_that_cannot_work_is_refused_before_it_is_started(tmp_path: Path) -> None:
+    """Any folder that is no vLLM: what the integration needs is not in it."""
+    answer = f'{{"vllm": "0.1.0", "hyperlapse": "1", "folder": "{tmp_path}"}}'
+    with pytest.raises(EngineNotFoundError, match=r"vLLM 0\.1\.0 does not fit .* Tested are 0\.23\.0, 0\.32\.0"):
+        find_engine(str(environment(tmp_path / "old", answer)), {})

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from hyperlapse.integrations.vllm.refusals import LIMITS, REFUSED_ROUTES, answer, refused
+from hyperlapse.integrations.vllm.refusals import LIMITS, REFUSED_FIELDS, REFUSED_ROUTES, answer, refused
 
 ROUTE = "/v1/completions"
 
@@ -30,6 +30,14 @@ def test_more_than_the_model_runner_holds(name: str, limit: int, nested: bool) -
     assert why is not None
     assert name in why
     assert str(limit) in why
+
+
+@pytest.mark.parametrize("name", REFUSED_FIELDS)
+def test_fields(name: str) -> None:
+    why = refused(ROUTE, json.dumps({name: 3}).encode())
+    assert why is not None
+    assert name in why
+    assert refused(ROUTE, json.dumps({name: None}).encode()) is None
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,8 +9,6 @@ import pytest
 
 from hyperlapse.integrations.vllm import adapt_command
 from hyperlapse.integrations.vllm.unsupported import UnsupportedConfigurationError, refuse_configuration, refuse_flags
-
-NIXL = json.dumps({"kv_connector": "NixlConnector", "kv_role": "kv_both"})
 
 
 @pytest.mark.parametrize("detail", ["kernel", "step"])
@@ -28,15 +25,20 @@ NIXL = json.dumps({"kv_connector": "NixlConnector", "kv_role": "kv_both"})
         (["--task", "embed"], "Serve a model that generates text"),
         (["--convert", "classify"], "Serve a model that generates text"),
         (["--enable-prompt-embeds"], "token ids"),
-        (["--kv-transfer-config", NIXL], "KV connectors"),
-        ([f"--kv-transfer-config={NIXL}"], "KV connectors"),
-        (["--kv-offloading-size", "4"], "KV offloading"),
-        (["--kv_offloading_size=4"], "KV offloading"),
+        (["--return-sampling-mask"], "sampling masks"),
+        (["--logits-processors", "a:B"], "logits processors"),
     ],
 )
 def test_flags(detail: str, flags: list[str], words: str) -> None:
     with pytest.raises(UnsupportedConfigurationError, match=words):
         adapt_command(["vllm", "serve", "m", "--port", "80", *flags], detail)
+
+
+@pytest.mark.parametrize("flags", [["--kv-offloading-size", "4"], ["--kv_offloading_size=4"]])
+def test_offloading_is_for_the_kernel_detail(flags: list[str]) -> None:
+    refuse_flags(flags, "kernel")
+    with pytest.raises(UnsupportedConfigurationError, match=r"KV offloading.*use --detail kernel"):
+        refuse_flags(flags, "step")
 
 
 @pytest.mark.parametrize(
@@ -46,12 +48,11 @@ def test_flags(detail: str, flags: list[str], words: str) -> None:
         ["--runner", "generate"],
         ["--runner", "auto"],
         ["--convert", "none"],
-        ["--kv-transfer-config", "oops"],
         ["a=b"],
     ],
 )
 def test_other_flags(flags: list[str]) -> None:
-    refuse_flags(flags)
+    refuse_flags(flags, "step")
 
 
 def test_other_programs_may_do_what_they_like() -> None:
@@ -62,13 +63,12 @@ def config(**changed: Any) -> Any:
     parallel = {"tensor_parallel_size": 1, "data_parallel_size": 1, "pipeline_parallel_size": 1}
     model = {
         "runner_type": "generate", "is_encoder_decoder": False, "is_multimodal_model": False, "quantization": None,
-        "hf_overrides": {}, "enable_prompt_embeds": False,
+        "hf_overrides": {}, "enable_prompt_embeds": False, "return_sampling_mask": False, "logits_processors": None,
     }  # fmt: skip
     whole = {"lora_config": None, "speculative_config": None, "kv_transfer_config": None, "use_v2_model_runner": True}
-    cache = {"kv_offloading_size": None}
-    for values in (parallel, model, cache, whole):
+    for values in (parallel, model, whole):
         values.update({name: value for name, value in changed.items() if name in values})
-    parts = {"parallel_config": parallel, "model_config": model, "cache_config": cache}
+    parts = {"parallel_config": parallel, "model_config": model}
     return SimpleNamespace(**{name: SimpleNamespace(**values) for name, values in parts.items()}, **whole)
 
 
@@ -82,9 +82,10 @@ def config(**changed: Any) -> Any:
         ({"lora_config": object()}, "LoRA"),
         ({"speculative_config": object()}, "speculative"),
         ({"enable_prompt_embeds": True}, "embeddings"),
+        ({"return_sampling_mask": True}, "sampling masks"),
+        ({"logits_processors": ["a:B"]}, "logits processors"),
         ({"use_v2_model_runner": False}, "runner V1"),
-        ({"kv_transfer_config": object()}, "KV connectors"),
-        ({"kv_offloading_size": 4.0}, "KV offloading"),
+        ({"kv_transfer_config": SimpleNamespace(kv_connector="NixlConnector")}, "NixlConnector"),
     ],
 )
 def test_configurations(detail: str, changed: dict[str, Any], words: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,6 +102,7 @@ def test_configurations(detail: str, changed: dict[str, Any], words: str, capsys
         ({"quantization": "fp8"}, "quantised"),
         ({"tensor_parallel_size": 2}, "tensor parallelism"),
         ({"hf_overrides": {"a": 1}}, "hf-overrides"),
+        ({"kv_transfer_config": SimpleNamespace(kv_connector="OffloadingConnector")}, "KV offloading"),
     ],
 )
 def test_configurations_of_the_kernel_detail_only(changed: dict[str, Any], words: str) -> None:

@@ -334,9 +334,7 @@ HL_UNSUPPORTED(cuMemcpyAtoHAsync_v2, "libcuda.so.1", 801)
 HL_UNSUPPORTED(cuMemcpyAtoHAsync_v2_ptsz, "libcuda.so.1", 801)
 HL_UNSUPPORTED(cuMemcpyAtoH_v2, "libcuda.so.1", 801)
 HL_UNSUPPORTED(cuMemcpyAtoH_v2_ptds, "libcuda.so.1", 801)
-HL_UNSUPPORTED(cuMemcpyBatchAsync, "libcuda.so.1", 801)
 HL_UNSUPPORTED(cuMemcpyBatchAsync_ptsz, "libcuda.so.1", 801)
-HL_UNSUPPORTED(cuMemcpyBatchAsync_v2, "libcuda.so.1", 801)
 HL_UNSUPPORTED(cuMemcpyBatchAsync_v2_ptsz, "libcuda.so.1", 801)
 HL_UNSUPPORTED(cuMemcpyDtoA, "libcuda.so.1", 801)
 HL_UNSUPPORTED(cuMemcpyDtoA_v2, "libcuda.so.1", 801)
@@ -629,6 +627,8 @@ extern void cuMemSetAccess(void);
 extern void cuMemUnmap(void);
 extern void cuMemcpy(void);
 extern void cuMemcpyAsync(void);
+extern void cuMemcpyBatchAsync(void);
+extern void cuMemcpyBatchAsync_v2(void);
 extern void cuMemcpyDtoDAsync_v2(void);
 extern void cuMemcpyDtoD_v2(void);
 extern void cuMemcpyDtoHAsync_v2(void);
@@ -781,6 +781,8 @@ __attribute__((used)) static void (*const hl_real[])(void) = {
     cuMemUnmap,
     cuMemcpy,
     cuMemcpyAsync,
+    cuMemcpyBatchAsync,
+    cuMemcpyBatchAsync_v2,
     cuMemcpyDtoDAsync_v2,
     cuMemcpyDtoD_v2,
     cuMemcpyDtoHAsync_v2,

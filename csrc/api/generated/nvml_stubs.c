@@ -298,8 +298,6 @@ HL_UNSUPPORTED(nvmlSystemEventSetWait, "libnvidia-ml.so.1", 3)
 HL_UNSUPPORTED(nvmlSystemGetConfComputeCapabilities, "libnvidia-ml.so.1", 3)
 HL_UNSUPPORTED(nvmlSystemGetConfComputeGpusReadyState, "libnvidia-ml.so.1", 3)
 HL_UNSUPPORTED(nvmlSystemGetConfComputeKeyRotationThresholdInfo, "libnvidia-ml.so.1", 3)
-HL_UNSUPPORTED(nvmlSystemGetConfComputeSettings, "libnvidia-ml.so.1", 3)
-HL_UNSUPPORTED(nvmlSystemGetConfComputeState, "libnvidia-ml.so.1", 3)
 HL_UNSUPPORTED(nvmlSystemGetDriverBranch, "libnvidia-ml.so.1", 3)
 HL_UNSUPPORTED(nvmlSystemGetHicVersion, "libnvidia-ml.so.1", 3)
 HL_UNSUPPORTED(nvmlSystemGetNvlinkBwMode, "libnvidia-ml.so.1", 3)
@@ -399,6 +397,8 @@ extern void nvmlInit(void);
 extern void nvmlInitWithFlags(void);
 extern void nvmlInit_v2(void);
 extern void nvmlShutdown(void);
+extern void nvmlSystemGetConfComputeSettings(void);
+extern void nvmlSystemGetConfComputeState(void);
 extern void nvmlSystemGetCudaDriverVersion(void);
 extern void nvmlSystemGetCudaDriverVersion_v2(void);
 extern void nvmlSystemGetDriverVersion(void);
@@ -441,6 +441,8 @@ __attribute__((used)) static void (*const hl_real[])(void) = {
     nvmlInitWithFlags,
     nvmlInit_v2,
     nvmlShutdown,
+    nvmlSystemGetConfComputeSettings,
+    nvmlSystemGetConfComputeState,
     nvmlSystemGetCudaDriverVersion,
     nvmlSystemGetCudaDriverVersion_v2,
     nvmlSystemGetDriverVersion,

@@ -90,6 +90,30 @@ HL_API nvmlReturn_t nvmlSystemGetNVMLVersion(char *version, unsigned length)
     return put_text(version, length, text);
 }
 
+/* Confidential computing is off, as on every host that was not set up for it: all zeros. */
+
+HL_API nvmlReturn_t nvmlSystemGetConfComputeState(nvmlConfComputeSystemState_t *state)
+{
+    if (users <= 0)
+        return NVML_ERROR_UNINITIALIZED;
+    if (!state)
+        return NVML_ERROR_INVALID_ARGUMENT;
+    *state = (nvmlConfComputeSystemState_t){0};
+    return NVML_SUCCESS;
+}
+
+HL_API nvmlReturn_t nvmlSystemGetConfComputeSettings(nvmlSystemConfComputeSettings_t *settings)
+{
+    if (users <= 0)
+        return NVML_ERROR_UNINITIALIZED;
+    if (!settings)
+        return NVML_ERROR_INVALID_ARGUMENT;
+    if (settings->version != HL_NVML_CONF_COMPUTE_SETTINGS_V1)
+        return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
+    *settings = (nvmlSystemConfComputeSettings_t){.version = settings->version};
+    return NVML_SUCCESS;
+}
+
 static nvmlReturn_t cuda_version(int *version)
 {
     if (!version)

@@ -42,7 +42,16 @@ typedef struct {
     unsigned gpuInstanceId, computeInstanceId;
 } nvmlProcessInfo_t;
 
-enum { NVML_BRAND_GEFORCE = 5, NVML_BRAND_NVIDIA_RTX = 12, NVML_BRAND_NVIDIA = 14 };
+typedef struct {
+    unsigned environment, ccFeature, devToolsMode;
+} nvmlConfComputeSystemState_t;
+
+typedef struct {
+    unsigned version, environment, ccFeature, devToolsMode, multiGpuMode;
+} nvmlSystemConfComputeSettings_t;
+
+enum { HL_NVML_CONF_COMPUTE_SETTINGS_V1 = 0x1000014 }; /* nvmlSystemConfComputeSettings_v1: size and version */
+enum { NVML_BRAND_GEFORCE = 5, NVML_BRAND_NVIDIA_RTX = 13, NVML_BRAND_NVIDIA = 14 };
 enum { NVML_TOPOLOGY_SYSTEM = 50, NVML_FEATURE_ENABLED = 1 };
 enum { NVML_P2P_STATUS_OK = 0, NVML_P2P_STATUS_NOT_SUPPORTED = 5 };
 enum { NVML_P2P_CAPS_INDEX_NVLINK = 2, NVML_P2P_CAPS_INDEX_ATOMICS = 3 };
@@ -50,7 +59,8 @@ enum { NVML_NVLINK_MAX_LINKS = 18, NVML_NVLINK_CAP_SLI_BRIDGE = 4, NVML_NVLINK_C
 enum { NVML_NVLINK_DEVICE_TYPE_SWITCH = 2, NVML_NVLINK_DEVICE_TYPE_UNKNOWN = 255 };
 
 _Static_assert(sizeof(nvmlMemory_t) == 24 && sizeof(nvmlMemory_v2_t) == 40 && sizeof(nvmlPciInfo_t) == 68 &&
-                   sizeof(nvmlProcessInfo_v1_t) == 16 && sizeof(nvmlProcessInfo_t) == 24,
+                   sizeof(nvmlProcessInfo_v1_t) == 16 && sizeof(nvmlProcessInfo_t) == 24 &&
+                   sizeof(nvmlConfComputeSystemState_t) == 12 && sizeof(nvmlSystemConfComputeSettings_t) == 20,
                "structures of NVML");
 
 #endif
