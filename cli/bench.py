@@ -117,6 +117,11 @@ def command(context: click.Context, /, **given: Any) -> None:
         from hyperlapse.cli.report import check_folder
         from hyperlapse.cli.report_data import ReportError
 
+        if options.output is not None and report.absolute() in (
+            options.output.absolute(),
+            *options.output.absolute().parents,
+        ):
+            raise click.UsageError("--report and --output name the same place; a report needs a folder of its own")
         try:
             check_folder(report)  # before minutes of work
         except ReportError as error:

@@ -129,8 +129,9 @@ def run_bench(options: BenchOptions, progress: Progress | None = None) -> BenchR
     # the user's own words first, in milliseconds; then what takes longer to look for
     _check_gpus(options)
     model = _resolve_model(options.model)
-    _check_priced(options, model)
     trace = _check_workload(options, model)
+    _check_output(options.output)
+    _check_priced(options, model)
     try:
         engine = find_engine(options.engine, progress=progress)
     except EngineNotFoundError as error:
@@ -392,10 +393,9 @@ def make_folder(chosen: Path | None) -> Path:
     directory. Raises BenchError.
     """
     if chosen is not None:
+        _check_output(chosen)
         try:
             chosen.mkdir(parents=True, exist_ok=True)
-            if any(chosen.iterdir()):
-                raise BenchError(f"--output {chosen}: the folder is not empty; results are never overwritten", status=2)
         except OSError as error:
             raise BenchError(f"--output {chosen}: {error.strerror}", status=2) from None
         return chosen.absolute()
@@ -415,6 +415,15 @@ def make_folder(chosen: Path | None) -> Path:
             status=2,
         ) from None
     return folder
+
+
+def _check_output(chosen: Path | None) -> None:
+    """Raises BenchError for a folder that holds something already, or is none."""
+    try:
+        if chosen is not None and (chosen.exists() or chosen.is_symlink()) and any(chosen.iterdir()):
+            raise BenchError(f"--output {chosen}: the folder is not empty; results are never overwritten", status=2)
+    except OSError as error:
+        raise BenchError(f"--output {chosen}: {error.strerror}", status=2) from None
 
 
 def _resolve_model(name: str) -> Model:

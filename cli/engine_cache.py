@@ -28,6 +28,7 @@ from typing import IO, TYPE_CHECKING
 from hyperlapse.cli.own_wheel import contents_sha256, pack
 from hyperlapse.cli.progress import Progress, Silent
 from hyperlapse.cli.uv import UvError, find_uv, run_uv
+from hyperlapse.integrations.environments import EngineReleaseError, check_sources
 
 if TYPE_CHECKING:
     from hyperlapse.integrations.environments import EngineRelease
@@ -173,7 +174,7 @@ def _lock(lock: IO[str], kind: int, folder: Path, progress: Progress) -> None:
 def _as_cache_error(folder: Path) -> Iterator[None]:
     try:
         yield
-    except UvError as error:
+    except (UvError, EngineReleaseError) as error:
         raise EngineCacheError(str(error)) from None
     except OSError as error:
         raise EngineCacheError(
@@ -199,11 +200,15 @@ def _make(release: EngineRelease, folder: Path, lock: IO[str], progress: Progres
         run_uv([uv, "venv", "--quiet", "--python", sys.executable, str(folder)], lock)
         (folder / LOCKED_REQUIREMENTS).write_text(requirements, encoding="utf-8")
         install = [uv, "pip", "install", "--python", str(folder / "bin" / "python")]
-        run_uv(
-            [*install, "--no-deps", "--requirements", str(folder / LOCKED_REQUIREMENTS)],
-            lock,
-            lambda line: _tell(progress, release, line),
-        )
+
+        def tell(line: str) -> None:
+            _tell(progress, release, line)
+
+        # the engine alone first: whether it fits is known before gigabytes of torch and CUDA come
+        run_uv([*install, "--no-deps", release.name], lock, tell)
+        for package in folder.glob(f"lib/python*/site-packages/{release.engine}"):
+            check_sources(release.version, package)
+        run_uv([*install, "--no-deps", "--requirements", str(folder / LOCKED_REQUIREMENTS)], lock, tell)
         _install_own(uv, folder, lock)
         _write_record(
             CachedEnvironment(

@@ -160,11 +160,13 @@ def join(steps: Iterable[LoggedStep], states: Sequence[EngineState]) -> Iterator
 
 
 def batch_tokens(batch: BatchComposition) -> tuple[int, int, int]:
-    """(prefill tokens, decode tokens, sequences); one new token is a decode."""
+    """(prefill tokens, decode tokens, sequences). One new token over a context is a decode; the last token of a cut prompt,
+    alone in its chunk, cannot be told from one.
+    """
     prefill = decode = sequences = 0
     for group in batch.groups:
         sequences += group.count
-        if group.new == 1:
+        if group.new == 1 and group.context:
             decode += group.count
         else:
             prefill += group.new * group.count

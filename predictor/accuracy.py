@@ -33,8 +33,9 @@ class ErrorRatio:
 # Nothing measured behind it. The share of the peak bandwidth and the fixed cost are each good to about a third.
 ANALYTICAL = ErrorRatio(0.3, 0.6)
 UNKNOWN = ErrorRatio(1.0, 1.0)
-# Tables carried over from another product: `score --transfer` between the measured ones, rounded up.
-TRANSFERRED = ErrorRatio(0.12, 0.35)
+# Tables carried over from another product: about the middle of `hyperlapse predict --score --carried-over-from` between five
+# pairs of measured ones and four families (docs/durations.md).
+TRANSFERRED = ErrorRatio(0.15, 0.4)
 
 _DEFAULT: dict[str, dict[Coverage, ErrorRatio]] = {
     GEMM: {

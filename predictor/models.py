@@ -171,10 +171,11 @@ class ModelConfig:
         if architecture not in _DENSE and architecture not in _EXPERTS:
             known = ", ".join(sorted((*_DENSE, *_EXPERTS)))
             raise UnsupportedModelError(f"{name}: architecture {architecture} cannot be priced yet (known: {known})")
-        experts = int(config.get("num_experts") or config.get("num_local_experts") or 0)
+        experts_field = "num_experts" if config.get("num_experts") else "num_local_experts"
+        experts = _count(config, experts_field, name) if config.get(experts_field) or architecture in _EXPERTS else 0
         if architecture in _DENSE and experts:
             raise UnsupportedModelError(f"{name}: {architecture} with a mixture of experts (MoE) cannot be priced yet")
-        if int(config.get("decoder_sparse_step", 1)) != 1:
+        if config.get("decoder_sparse_step", 1) != 1:
             raise UnsupportedModelError(
                 f"{name}: a mixture of experts (MoE) in some of the layers only cannot be priced yet"
                 " (config.json has `decoder_sparse_step`)"
@@ -190,16 +191,18 @@ class ModelConfig:
         if kv not in _KV_BYTES:
             known = ", ".join(_KV_BYTES)
             raise UnsupportedModelError(f"{name}: a KV cache of type {kv} cannot be priced yet ({known} can)")
-        try:
-            heads = int(config["num_attention_heads"])
-            kv_heads = int(config.get("num_key_value_heads") or heads)
-            hidden = int(config["hidden_size"])
-            layers = int(config["num_hidden_layers"])
-            intermediate = int(config[width])
-            active = int(config["num_experts_per_tok"]) if architecture in _EXPERTS else 0
-            vocab = int(config["vocab_size"])
-        except KeyError as error:
-            raise UnsupportedModelError(f"{name}: config.json lacks {error.args[0]}") from None
+        heads = _count(config, "num_attention_heads", name)
+        kv_heads = _count({"num_key_value_heads": heads, **_given(config)}, "num_key_value_heads", name)
+        hidden = _count(config, "hidden_size", name)
+        layers = _count(config, "num_hidden_layers", name)
+        intermediate = _count(config, width, name)
+        vocab = _count(config, "vocab_size", name)
+        active = _count(config, "num_experts_per_tok", name) if architecture in _EXPERTS else 0
+        head_dim = _count({"head_dim": max(hidden // heads, 1), **_given(config)}, "head_dim", name)
+        if heads % kv_heads:
+            raise UnsupportedModelError(f"{name}: {heads} attention heads cannot share {kv_heads} key-value heads")
+        if experts and active > experts:
+            raise UnsupportedModelError(f"{name}: a token cannot go through {active} of {experts} experts")
         if tp != 1:
             raise UnsupportedModelError(f"{name}: tensor parallelism (tp={tp}) cannot be priced yet: use one GPU")
         return cls(
@@ -208,7 +211,7 @@ class ModelConfig:
             hidden=hidden,
             heads=heads,
             kv_heads=kv_heads,
-            head_dim=int(config.get("head_dim") or hidden // heads),
+            head_dim=head_dim,
             intermediate=intermediate,
             vocab=vocab,
             qk_norm=qk_norm,
@@ -220,6 +223,29 @@ class ModelConfig:
             active_experts=active,
             tied=bool(config.get("tie_word_embeddings", False)),
         )
+
+
+# Far above any model: what lies beyond is a slip, and an engine would allocate for hours.
+_LIMITS = {"num_hidden_layers": 1000, "num_attention_heads": 4096, "head_dim": 4096, "vocab_size": 10_000_000}
+_LIMIT = 1_000_000
+
+
+def _given(config: dict[str, Any]) -> dict[str, Any]:
+    """The fields that have a value: null stands for a default in configurations."""
+    return {field: value for field, value in config.items() if value is not None}
+
+
+def _count(config: dict[str, Any], field: str, name: str) -> int:
+    """A count of a configuration. Raises UnsupportedModelError, which names field and value."""
+    value = config.get(field)
+    if value is None:
+        raise UnsupportedModelError(f"{name}: config.json lacks {field}")
+    limit = _LIMITS.get(field, _LIMIT)
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= limit:
+        raise UnsupportedModelError(
+            f"{name}: `{field}` of config.json must be a whole number from 1 to {limit:,}, not {value!r}"
+        )
+    return value
 
 
 def _sampling(path: Path) -> tuple[str, ...]:

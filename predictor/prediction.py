@@ -70,13 +70,14 @@ class OperatorPrediction:
 
 @dataclass(frozen=True, slots=True)
 class StepPrediction:
-    """One engine step: operators in the engine's order. coverage_ns sums to duration_ns exactly."""
+    """One engine step: operators in the engine's order. coverage_ns and families_ns each sum to duration_ns exactly."""
 
     operators: tuple[OperatorPrediction, ...]
     duration_ns: int
     coverage_ns: CoverageShares
     error_ratio: float
     error90_ratio: float = 0.0
+    families_ns: tuple[tuple[str, int], ...] = ()
 
 
 def shares_of(duration_ns: int, coverage: Coverage) -> CoverageShares:
@@ -95,33 +96,74 @@ def add_shares(parts: Iterable[Sequence[int]]) -> CoverageShares:
     return (shares[0], shares[1], shares[2], shares[3], shares[4])
 
 
-def summarise(operators: tuple[OperatorPrediction, ...]) -> StepPrediction:
-    """Adds operators up.
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Operators added up, so that those which stay the same from step to step are added once.
+
+    families_ns: by family; independent, independent90: squares of the absolute errors that are independent of each
+    other; together, together90: absolute errors that add up.
+    """
+
+    coverage_ns: CoverageShares
+    families_ns: tuple[tuple[str, int], ...]
+    independent: float
+    independent90: float
+    together: float
+    together90: float
+
+    @classmethod
+    def of(cls, operators: Iterable[OperatorPrediction]) -> Sums:
+        shares = [0] * COVERAGES
+        families: dict[str, int] = {}
+        independent = independent90 = together = together90 = 0.0
+        for operator in operators:
+            prediction = operator.prediction
+            total_ns = operator.count * prediction.duration_ns
+            shares[prediction.coverage] += total_ns
+            family = family_of(operator.name)
+            families[family] = families.get(family, 0) + total_ns
+            if prediction.coverage is Coverage.ANALYTICAL:
+                together += total_ns * prediction.error_ratio
+                together90 += total_ns * prediction.error90_ratio
+            else:
+                independent += (total_ns * prediction.error_ratio) ** 2
+                independent90 += (total_ns * prediction.error90_ratio) ** 2
+        return cls(
+            (shares[0], shares[1], shares[2], shares[3], shares[4]),
+            tuple(families.items()),
+            independent,
+            independent90,
+            together,
+            together90,
+        )
+
+
+def summarise(operators: tuple[OperatorPrediction, ...], parts: Iterable[Sums] | None = None) -> StepPrediction:
+    """Adds operators up. parts: their sums, where they are known.
 
     Executions of one operator err together (the same shape, the same table cell). Analytical operators err together too:
     they share the device's two constants. The others err independently, so the step's error is the root of the summed
     squares of these parts.
     """
     shares = [0] * COVERAGES
-    squares = squares90 = 0.0
-    together = together90 = 0.0
-    for operator in operators:
-        prediction = operator.prediction
-        total_ns = operator.count * prediction.duration_ns
-        shares[prediction.coverage] += total_ns
-        if prediction.coverage is Coverage.ANALYTICAL:
-            together += total_ns * prediction.error_ratio
-            together90 += total_ns * prediction.error90_ratio
-        else:
-            squares += (total_ns * prediction.error_ratio) ** 2
-            squares90 += (total_ns * prediction.error90_ratio) ** 2
+    families: list[tuple[str, int]] = []
+    independent = independent90 = together = together90 = 0.0
+    for part in (Sums.of(operators),) if parts is None else parts:
+        for index, share_ns in enumerate(part.coverage_ns):
+            shares[index] += share_ns
+        families += part.families_ns
+        independent += part.independent
+        independent90 += part.independent90
+        together += part.together
+        together90 += part.together90
     duration_ns = sum(shares)
     return StepPrediction(
         operators=operators,
         duration_ns=duration_ns,
         coverage_ns=(shares[0], shares[1], shares[2], shares[3], shares[4]),
-        error_ratio=math.sqrt(squares + together * together) / duration_ns if duration_ns else 0.0,
-        error90_ratio=math.sqrt(squares90 + together90 * together90) / duration_ns if duration_ns else 0.0,
+        error_ratio=math.sqrt(independent + together * together) / duration_ns if duration_ns else 0.0,
+        error90_ratio=math.sqrt(independent90 + together90 * together90) / duration_ns if duration_ns else 0.0,
+        families_ns=tuple(families),
     )
 
 

@@ -19,9 +19,11 @@ from hyperlapse.predictor.engines import StepRecipe
 from hyperlapse.predictor.experts import EXPERT_LAUNCHES
 from hyperlapse.predictor.models import ModelConfig
 from hyperlapse.predictor.operators import Operators, analytical
-from hyperlapse.predictor.prediction import OperatorPrediction, StepPrediction, summarise
+from hyperlapse.predictor.prediction import OperatorPrediction, StepPrediction, Sums, summarise
 
 _CACHE_LIMIT = 4096
+
+_Operators = tuple[OperatorPrediction, ...]
 
 
 class StepPredictor:
@@ -40,7 +42,7 @@ class StepPredictor:
         self.device = device
         self.recipe = recipe = recipe or StepRecipe()
         self.operators = Operators(model, device, database, attention_launches=recipe.attention, accuracy=accuracy)
-        self._static: dict[tuple[str, int, int, bool], tuple[tuple[OperatorPrediction, ...], int]] = {}
+        self._static: dict[tuple[str, int, int, bool], tuple[_Operators, _Operators, Sums]] = {}
 
     def predict(self, batch: BatchComposition) -> StepPrediction:
         """The step's operators and their sum."""
@@ -51,11 +53,12 @@ class StepPredictor:
         if found is None:
             if len(self._static) >= _CACHE_LIMIT:
                 self._static.clear()
-            found = self._static[key] = self._compose(batch.graph, batch.tokens, batch.rows, prefills)
-        static, attention_at = found
+            static, attention_at = self._compose(batch.graph, batch.tokens, batch.rows, prefills)
+            found = self._static[key] = (static[:attention_at], static[attention_at:], Sums.of(static))
+        before, after, sums = found
         prediction = self.operators.attention.predict_of(totals)
         attention = OperatorPrediction("attention", self.model.layers, totals.shape, prediction)
-        return summarise((*static[:attention_at], attention, *static[attention_at:]))
+        return summarise((*before, attention, *after), (sums, Sums.of((attention,))))
 
     def _compose(
         self, graph: str, tokens: int, rows: int, prefills: bool

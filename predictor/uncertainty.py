@@ -16,25 +16,12 @@ operators carry a stated guess.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-
-from hyperlapse.predictor import accuracy as accuracies
-from hyperlapse.predictor.prediction import Coverage
 
 LIMIT = 5.0
 """How much larger than a step's an error of time to first token is called at most: beyond, the run is saturated and its
 queue has no stationary length."""
-
-# One figure a class, where only the five shares of a run are known: the largest family's interpolated error.
-_OF_SHARE = {
-    "measured": accuracies.DEFAULT.of(accuracies.GEMM, Coverage.MEASURED).p90,
-    "interpolated": accuracies.DEFAULT.of(accuracies.GEMM, Coverage.INTERPOLATED).p90,
-    "extrapolated": accuracies.DEFAULT.of(accuracies.GEMM, Coverage.EXTRAPOLATED).p90,
-    "analytical": accuracies.ANALYTICAL.p90,
-    "unknown": accuracies.UNKNOWN.p90,
-}
 
 
 @dataclass(slots=True)
@@ -76,20 +63,6 @@ class PricedTime:
             "by_family": dict(sorted(self._families.items(), key=lambda item: -item[1])),
             "coverage_notes": list(notes),
         }
-
-
-def error_of_shares(shares: Mapping[str, float]) -> float:
-    """The 90 % error of device time of which only the shares by coverage are known (they need not add up to one).
-
-    Raises ValueError for an unknown class.
-    """
-    unknown = set(shares) - set(_OF_SHARE)
-    if unknown:
-        raise ValueError(f"unknown coverage {min(unknown)!r} (known: {', '.join(_OF_SHARE)})")
-    total = sum(shares.values())
-    if total <= 0:
-        return 0.0
-    return math.sqrt(sum((share / total * _OF_SHARE[name]) ** 2 for name, share in shares.items()))
 
 
 def metric_errors(device_error: float, busy_share: float) -> dict[str, float]:

@@ -41,6 +41,11 @@
     X(int, accept4, (int, struct sockaddr *, socklen_t *, int)) \
     X(int, execve, (const char *, char *const[], char *const[])) \
     X(int, execvpe, (const char *, char *const[], char *const[])) \
+    X(int, timerfd_create, (int, int)) \
+    X(int, timerfd_gettime, (int, struct itimerspec *)) \
+    X(int, timer_create, (clockid_t, struct sigevent *, timer_t *)) \
+    X(int, timer_gettime, (timer_t, struct itimerspec *)) \
+    X(int, timer_delete, (timer_t)) \
     X(int, timerfd_settime, (int, int, const struct itimerspec *, struct itimerspec *)) \
     X(int, timer_settime, (timer_t, int, const struct itimerspec *, struct itimerspec *)) \
     X(int, pthread_mutex_timedlock, (pthread_mutex_t *, const struct timespec *)) \
@@ -64,6 +69,7 @@ extern int (*hl_libc_cond_broadcast)(pthread_cond_t *);
 extern int (*hl_libc_posix_spawn)(pid_t *, const char *, const void *, const void *, char *const[], char *const[]);
 extern int (*hl_libc_posix_spawnp)(pid_t *, const char *, const void *, const void *, char *const[], char *const[]);
 extern int (*hl_libc_setitimer)(int, const void *, void *);
+extern int (*hl_libc_getitimer)(int, void *);
 
 /* True inside a run; resolves libc's functions first, so that a wrapper called before our constructor works. */
 bool hl_clock_ready(void);

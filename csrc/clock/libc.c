@@ -18,6 +18,7 @@ int (*hl_libc_cond_broadcast)(pthread_cond_t *);
 int (*hl_libc_posix_spawn)(pid_t *, const char *, const void *, const void *, char *const[], char *const[]);
 int (*hl_libc_posix_spawnp)(pid_t *, const char *, const void *, const void *, char *const[], char *const[]);
 int (*hl_libc_setitimer)(int, const void *, void *);
+int (*hl_libc_getitimer)(int, void *);
 
 /* glibc 2.35; without it background timers make jumps of their own, which costs speed only. */
 static int (*find_object)(void *, struct dl_find_object *);
@@ -41,6 +42,7 @@ static void resolve(void)
     hl_libc_posix_spawnp = (__typeof__(hl_libc_posix_spawnp))dlsym(libc, "posix_spawnp");
     find_object = (__typeof__(find_object))dlsym(libc, "_dl_find_object");
     hl_libc_setitimer = (__typeof__(hl_libc_setitimer))dlsym(libc, "setitimer");
+    hl_libc_getitimer = (__typeof__(hl_libc_getitimer))dlsym(libc, "getitimer");
     /* The versions before 2.3.2 are of another layout: mixing them corrupts the condition variable. */
     hl_libc_cond_wait = (__typeof__(hl_libc_cond_wait))dlvsym(libc, "pthread_cond_wait", "GLIBC_2.3.2");
     hl_libc_cond_timedwait = (__typeof__(hl_libc_cond_timedwait))dlvsym(libc, "pthread_cond_timedwait", "GLIBC_2.3.2");

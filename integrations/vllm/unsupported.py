@@ -29,7 +29,9 @@ _NO_POOLING = (
     "model that generates text"
 )
 _NO_EMBEDS = "prompts given as embeddings are not emulated: leave --enable-prompt-embeds out and send text or token ids"
-_NO_OFFLOADING = "KV offloading needs the KV cache's tensors, which the step detail does not have: use --detail kernel, or leave it out"
+_NO_OFFLOADING = (
+    "KV offloading needs the KV cache's tensors, and the step detail has none: use --detail kernel, or leave it out"
+)
 _NO_CONNECTOR = (
     "it moves blocks between engines, or to storage, which has no virtual time: use --kv-offloading-size with --detail "
     "kernel, or leave it out"

@@ -46,7 +46,7 @@ def wheel(folder: Path, name: str, version: str, requires: tuple[str, ...] = ())
     information = f"{name}-{version}.dist-info"
     metadata = f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: {version}\n"
     files = {
-        f"{name}.py": "",
+        f"{name}/__init__.py": "",
         f"{information}/METADATA": metadata + "".join(f"Requires-Dist: {text}\n" for text in requires),
         f"{information}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
@@ -166,8 +166,7 @@ def test_an_environment_is_made_once_with_this_hyperlapse_in_it(cache: Cache, mo
 
 
 def test_another_hyperlapse_in_the_environment_is_replaced_by_this_one(cache: Cache) -> None:
-    made = cache.run("engines", "add", "vllm==0.6.0")
-    assert "was never tested with this version" in made.stderr
+    made = cache.run("engines", "add", "vllm")
     folder = Path(made.stdout.strip().rpartition(" ")[2]).parent.parent
     record = folder / engine_cache.RECORD
     facts = json.loads(record.read_text())
@@ -175,11 +174,16 @@ def test_another_hyperlapse_in_the_environment_is_replaced_by_this_one(cache: Ca
     (main,) = folder.glob("lib/python*/site-packages/hyperlapse/cli/main.py")
     main.write_text("raise SystemExit('old')")
     assert [row["hyperlapse_matches"] for row in cache.environments()] == [False]
-    again = cache.run("engines", "add", "vllm==0.6.0")
+    again = cache.run("engines", "add", "vllm")
     assert again.returncode == 0, again.stderr
     assert "bringing hyperlapse" in again.stderr
     assert main.read_bytes() == (ROOT / "cli" / "main.py").read_bytes()
     assert [row["hyperlapse_matches"] for row in cache.environments()] == [True]
+
+
+def test_a_release_that_was_never_tested_is_told(cache: Cache) -> None:
+    refused = cache.run("engines", "add", "vllm==0.6.0")
+    assert "was never tested with this version" in refused.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -237,6 +241,7 @@ def wait_for_end(pid: int) -> None:
         ("vllm==0.5.9", "there is no vllm==0.5.9 for Python 3.{minor}: the nearest are 0.5.0, 0.6.0"),
         ("vllm==99", "the nearest are " + NEWEST),
         ("vllm==0.4.0", "vllm==0.4.0 cannot be installed here."),
+        ("vllm==0.6.0", "vLLM 0.6.0 does not fit this version of Hyperlapse, which needs"),
         ("vllm==zero", "name one release, for example vllm==" + NEWEST),
         ("vllm>=0.5", "name one release, for example vllm==" + NEWEST),
         ("sglang==0.5.9", "sglang is not supported yet"),

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from jsonschema import Draft202012Validator
 
 from hyperlapse.cli import report as reports
+from hyperlapse.cli.bench import command as bench
 from hyperlapse.cli.benchmark import BenchRun
 from hyperlapse.cli.progress import Silent
 from hyperlapse.cli.report_data import SCHEMA_FILE, ReportError, build_report
@@ -160,6 +162,20 @@ def test_a_folder_with_something_else_is_refused(report: dict[str, Any], tmp_pat
     (foreign / "report.json").write_text("{}")
     with pytest.raises(ReportError, match=r"report\.json in it is not a report of hyperlapse"):
         reports.check_folder(foreign)
+
+
+def test_a_wrong_folder_is_said_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    for arguments, message in (
+        (["--report", str(tmp_path)], "other files (thesis.tex)"),
+        (["--report", str(tmp_path / "thesis.tex" / "deeper")], "is not a folder that you may write to"),
+        (["--report", str(tmp_path / "one"), "--output", str(tmp_path / "one")], "a report needs a folder of its own"),
+        (["--report", str(tmp_path / "one"), "--output", str(tmp_path / "one" / "two")], "a folder of its own"),
+    ):
+        found = CliRunner().invoke(bench, arguments)
+        assert (found.exit_code, found.stdout) == (2, "")
+        assert message in " ".join(found.stderr.split())
+    assert {path.name for path in tmp_path.iterdir()} == {"thesis.tex"}
 
 
 FULL_DISK = """

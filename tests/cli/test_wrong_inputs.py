@@ -70,7 +70,7 @@ TABLE = [
     ("bench --trace bytes.jsonl", USAGE, "bytes.jsonl:1: not UTF-8 text"),
     ("bench --trace huge.jsonl", USAGE, "huge.jsonl:2: 'prompt_tokens' must be a whole number"),
     ("bench --trace long.jsonl", USAGE, "the longest sequence that is served is 40960"),
-    ("bench --output file", USAGE, "--output file: File exists"),
+    ("bench --output file", USAGE, "--output file: Not a directory"),
     ("bench --output full", USAGE, "the folder is not empty; results are never overwritten"),
     ("bench --output /proc/results", USAGE, "--output /proc/results: No such file"),
     ("bench --output file/results", USAGE, "--output file/results: Not a directory"),

@@ -74,6 +74,7 @@ print(time.monotonic() - mono)
 def test_programs_directory_is_complete() -> None:
     assert {path.stem for path in PROGRAMS.iterdir() if path.suffix in (".c", ".py")} == {
         "waits",
+        "timers",
         "interrupted",
         "python_waits",
         "ping_pong",

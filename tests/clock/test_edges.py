@@ -22,14 +22,15 @@ from tests.clock.fixture import Clock
 )
 def test_takes_300_ms(clock: Clock, case: str) -> None:
     elapsed_s = clock.measure("edges", case)["elapsed"]
-    assert 0.3 <= elapsed_s <= (0.30001 if clock.virtual else 2.0)
+    assert elapsed_s >= 0.3
+    assert not clock.virtual or elapsed_s <= 0.30001
 
 
 @pytest.mark.parametrize("case", ["timed lock waits", "a thread forks"])
 def test_takes_about_300_ms(clock: Clock, case: str) -> None:
     """Started by other waits, which may be 1 ms apart."""
     elapsed_s = clock.measure("edges", case)["elapsed"]
-    assert 0.298 <= elapsed_s <= (0.304 if clock.virtual else 2.0)
+    assert not clock.virtual or 0.298 <= elapsed_s <= 0.304
 
 
 def test_a_program_that_sets_its_own_preload_stays_on_the_clock(virtual_clock: Clock) -> None:

@@ -11,11 +11,13 @@ from click.testing import CliRunner, Result
 
 from hyperlapse.cli import devices as devices_command
 from hyperlapse.cli import models as models_command
+from hyperlapse.cli.benchmark import BenchError, BenchOptions, run_bench
 from hyperlapse.cli.predict import command as predict
 from hyperlapse.cli.priced_device import priced_device
 from hyperlapse.predictor.devices import DeviceSpec
 from hyperlapse.shim import devices
 from hyperlapse.shim.devices import DeviceProfileError
+from hyperlapse.shim.models import bundled_models
 
 OWN = {
     "name": "my-gpu",
@@ -146,3 +148,12 @@ def test_the_list_of_models(tmp_path: Path) -> None:
     described = runner.invoke(models_command.command, [str(tmp_path), "--json"])
     assert "MambaForCausalLM" in json.loads(described.output)[0]["problem"]
     assert runner.invoke(models_command.command, ["no-such-model"]).exit_code == 2
+
+
+@pytest.mark.usefixtures("own", "database")
+def test_a_model_without_durations_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    config = json.loads((bundled_models()["qwen3-30b-a3b"] / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "moe_intermediate_size": 100}))
+    with pytest.raises(BenchError, match=r"128x2048x100 .8 active. were not measured") as caught:
+        run_bench(BenchOptions(model=str(tmp_path)))
+    assert caught.value.status == 2

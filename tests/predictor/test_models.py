@@ -101,6 +101,29 @@ def test_bundled_models_have_their_published_size() -> None:
         assert model.weight_bytes == 2 * model.parameters
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"num_attention_heads": 0}, "`num_attention_heads` .* from 1 to 4,096, not 0"),
+        ({"num_attention_heads": -8}, "not -8"),
+        ({"num_hidden_layers": 10**9}, "`num_hidden_layers` .* from 1 to 1,000"),
+        ({"hidden_size": "wide"}, "`hidden_size` .* not 'wide'"),
+        ({"hidden_size": 5120.5}, "not 5120.5"),
+        ({"vocab_size": True}, "not True"),
+        ({"num_key_value_heads": 7}, "40 attention heads cannot share 7"),
+        ({"head_dim": 0}, "`head_dim`"),
+        ({"architectures": ["MixtralForCausalLM"]}, "lacks num_local_experts"),
+        (
+            {"architectures": ["MixtralForCausalLM"], "num_local_experts": 8, "num_experts_per_tok": 9},
+            "9 of 8 experts",
+        ),
+    ],
+)
+def test_impossible_shapes_name_field_and_value(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=says):
+        ModelConfig.from_dict({**QWEN3_14B, **change}, name="model")
+
+
 def test_experts_are_read() -> None:
     qwen = ModelConfig.from_json(bundled_models()["qwen3-30b-a3b"])
     assert (qwen.experts, qwen.active_experts, qwen.intermediate, qwen.qk_norm) == (128, 8, 768, True)

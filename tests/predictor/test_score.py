@@ -13,7 +13,7 @@ from hyperlapse.predictor import score
 from hyperlapse.predictor.devices import DeviceSpec
 from hyperlapse.predictor.prediction import Coverage
 
-from .conftest import MadeUpDatabase
+from .conftest import STEPS, MadeUpDatabase
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +83,10 @@ def test_carried_over_tables_of_a_product_to_itself_are_its_own(made_up: MadeUpD
 def test_an_unknown_gpu_is_wrong_input(capsys: pytest.CaptureFixture[str]) -> None:
     assert score.main(["--gpu", "nonsense", "--engine", "none"]) == 2
     assert "nonsense" in capsys.readouterr().err
+
+
+def test_the_documented_table_is_the_one_that_prices_use() -> None:
+    """docs/durations.md shows what `score --table` prints of the integration's accuracy.json."""
+    printed = score.table(STEPS.parent / "accuracy.json")
+    assert printed.count("\n") == 1 + 3 * len(accuracies.FAMILIES)
+    assert printed in (Path(__file__).parents[2] / "docs" / "durations.md").read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hyperlapse.predictor.composition import BatchComposition, SequenceGroup
 from hyperlapse.predictor.devices import DeviceSpec
 from hyperlapse.predictor.models import ModelConfig
-from hyperlapse.predictor.prediction import COVERAGES, Coverage, add_shares, shares_of
+from hyperlapse.predictor.prediction import COVERAGES, Coverage, add_shares, shares_of, summarise
 from hyperlapse.predictor.step import StepPredictor
 
 from .conftest import QWEN3_14B, MadeUpDatabase, recipe
@@ -33,6 +33,10 @@ def test_shares_add_up(plain: StepPredictor, made: list[SequenceGroup], graph: s
     step = plain.predict(BatchComposition.of(made, graph=graph, tokens=tokens))
     assert sum(step.coverage_ns) == step.duration_ns
     assert sum(operator.total_ns for operator in step.operators) == step.duration_ns
+    assert sum(part_ns for _, part_ns in step.families_ns) == step.duration_ns
+    whole = summarise(step.operators)  # without the sums that are kept from step to step
+    assert (whole.duration_ns, whole.coverage_ns) == (step.duration_ns, step.coverage_ns)
+    assert whole.error90_ratio == pytest.approx(step.error90_ratio)
     assert step.coverage_ns[Coverage.UNKNOWN] == 0
     assert 0 < step.error_ratio < 1
 

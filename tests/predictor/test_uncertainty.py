@@ -13,7 +13,7 @@ from hyperlapse.predictor import accuracy as accuracies
 from hyperlapse.predictor.composition import BatchComposition
 from hyperlapse.predictor.prediction import Coverage, PredictorError, family_of
 from hyperlapse.predictor.step import StepPredictor
-from hyperlapse.predictor.uncertainty import LIMIT, PricedTime, error_of_shares, metric_errors
+from hyperlapse.predictor.uncertainty import LIMIT, PricedTime, metric_errors
 
 
 @given(error=st.floats(0, 1), busy=st.floats(0, 1))
@@ -29,15 +29,6 @@ def test_a_saturated_gpu_and_impossible_input() -> None:
     for wrong in ((0.1, -0.1), (0.1, 1.1), (-0.1, 0.5)):
         with pytest.raises(ValueError, match=r"busy share|device error"):
             metric_errors(*wrong)
-
-
-def test_errors_of_shares() -> None:
-    measured, guessed = error_of_shares({"measured": 1.0}), error_of_shares({"analytical": 1.0})
-    assert 0 < measured < error_of_shares({"measured": 0.5, "analytical": 0.5}) < guessed < 1
-    assert error_of_shares({"measured": 2.0}) == pytest.approx(measured)
-    assert error_of_shares({}) == 0
-    with pytest.raises(ValueError, match="guessed"):
-        error_of_shares({"guessed": 1.0})
 
 
 def test_priced_time_weighs_with_duration() -> None:

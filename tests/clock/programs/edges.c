@@ -114,7 +114,7 @@ int main(int argc, char **argv)
             usleep(1000);
         began = now();
         clock_gettime(CLOCK_REALTIME, &until);
-        until.tv_sec += 5;
+        until.tv_sec += 60;
         if (pthread_mutex_timedlock(&mutex, &until) != 0)
             return 1;
         say(began);
