@@ -20,7 +20,9 @@ export PATH := $(shell printf '%s' "$$PATH" | tr ':' '\n' | grep -v cuda | paste
 
 .PHONY: demo test check environments requirements clean
 
-demo: environments
+demo:
+	@echo "Environments: the launcher's in $(LAUNCHER), vLLM $(ENGINE_VERSION)'s in $(ENGINE) (about 10 GB to download once)"
+	@$(MAKE) --no-print-directory --jobs 3 environments
 	$(LAUNCHER)/bin/hyperlapse bench --model qwen3-14b --gpu h100-sxm-80gb --rate 4 --requests 100 \
 	  --input-len 1024 --output-len 128
 
@@ -42,6 +44,7 @@ $(LAUNCHER)/.requirements: requirements/launcher.txt | $(LAUNCHER)/.uv
 # Built once, installed everywhere.
 build/wheel/.built: $(SOURCES) | $(LAUNCHER)/.uv
 	rm -rf build/wheel
+	@echo "Building the C libraries and the wheel"
 	$(LAUNCHER)/bin/uv build --quiet --wheel --out-dir build/wheel .
 	touch $@
 

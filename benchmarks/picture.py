@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-WIDTH, HEIGHT = 1280, 1120
+WIDTH, HEIGHT = 1280, 1150
 SIZE_LIMIT_BYTES = 300_000
 
 

@@ -52,7 +52,7 @@ HL_EXPORT CUresult hl_bridge_copy_batch(const CUdeviceptr *targets, const CUdevi
     for (size_t i = 0; i < count; i++) {
         hl_bridge_effect effect = {
             .target = (void *)targets[i], .source = (const void *)sources[i], .width = sizes[i], .height = 1};
-        inspect(effect.target, effect.source, effect.width, &is, &effect.pageable);
+        inspect(effect.target, effect.source, effect.width, &is, &effect.target_pageable); /* either side: the careful way */
         if (all > HL_COPY_BYTES_MAX && is != HL_H2H)
             continue;
         result = hl_bridge_graph_effect(stream, &effect);

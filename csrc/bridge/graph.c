@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -38,7 +39,7 @@ struct capture {
     hl_bridge_forks *forks;
 };
 
-enum { CAPTURES = 64 };
+enum { CAPTURES = 64, SMALL_BYTES = 64 << 10 };
 
 static hl_bridge_slab graphs = HL_SLAB(struct graph, 1u << 20);
 static hl_bridge_slab execs = HL_SLAB(struct graph, 1u << 20);
@@ -153,8 +154,23 @@ HL_EXPORT CUresult hl_bridge_graph_wait(hl_bridge_stream *stream, const hl_bridg
     return result;
 }
 
+/* Can the bytes be read? Asked of the kernel, page by page, by a call that looks at its argument before it refuses the rest
+ * (rt_sigprocmask with a `how` that does not exist: EINVAL, or EFAULT for a bad address); 0.2 us each. */
+static bool readable(const char *at, size_t bytes)
+{
+    enum { PAGE = 4096, MASK_BYTES = 8 };
+    uintptr_t end;
+
+    if (__builtin_add_overflow((uintptr_t)at, bytes, &end))
+        return false;
+    for (uintptr_t here = (uintptr_t)at; here < end; here = (here / PAGE + 1) * PAGE)
+        if (hl_sys_call6(SYS_rt_sigprocmask, -1, (long)(here & ~(uintptr_t)(MASK_BYTES - 1)), 0, MASK_BYTES, 0, 0) == -EFAULT)
+            return false;
+    return true;
+}
+
 /* Copies rows through the kernel, which answers a bad address with an error: pageable memory is the program's, and a stale
- * pointer must not crash here (0.4 us a call, measured on a 2-core cloud machine). False: a bad address. */
+ * pointer must not crash here (3 us a call, benchmarks/launch_cost.py on a 2-core cloud machine). False: a bad address. */
 static bool copy_checked(const hl_bridge_effect *effect)
 {
     enum { ROWS = 64 };
@@ -182,8 +198,11 @@ HL_EXPORT bool hl_bridge_effect_apply(const hl_bridge_effect *effect)
     char *target = effect->target;
     const char *source = effect->source;
 
-    if (effect->pageable)
+    /* Small copies from pageable memory are frequent, those into it wait for the stream anyway. */
+    if (effect->target_pageable || (effect->source_pageable && (effect->height > 1 || effect->width > SMALL_BYTES)))
         return copy_checked(effect);
+    if (effect->source_pageable && !readable(source, effect->width))
+        return false;
     for (size_t row = 0; row < effect->height; row++, target += effect->target_pitch) {
         if (source) {
             memmove(target, source, effect->width);

@@ -18,7 +18,7 @@ typedef struct hl_bridge_effect {
     size_t target_pitch, source_pitch, width, height; /* bytes, bytes, bytes, rows */
     uint32_t pattern;
     unsigned pattern_bytes;
-    bool pageable; /* one side is memory that only the program knows */
+    bool source_pageable, target_pageable; /* memory that only the program knows */
 } hl_bridge_effect;
 
 /* False: an address of pageable memory that does not exist. */

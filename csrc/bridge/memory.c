@@ -155,8 +155,8 @@ HL_EXPORT CUresult hl_bridge_memory_copy(const hl_bridge_effect *copy, hl_bridge
         return result;
     if (bytes <= HL_COPY_BYTES_MAX || is == HL_H2H) {
         hl_bridge_effect effect = *copy;
-        effect.pageable = target.kind == HL_MEMORY_NONE || source.kind == HL_MEMORY_NONE ||
-                          target.kind == HL_MEMORY_REGISTERED || source.kind == HL_MEMORY_REGISTERED;
+        effect.target_pageable = target.kind == HL_MEMORY_NONE || target.kind == HL_MEMORY_REGISTERED;
+        effect.source_pageable = source.kind == HL_MEMORY_NONE || source.kind == HL_MEMORY_REGISTERED;
         result = hl_bridge_graph_effect(stream, &effect);
         if (result)
             return result;

@@ -132,7 +132,9 @@ static look look_again(keeper *k, keeper_thread *thread)
         return member && thread->tid == thread->pid && member->threads > 1 ? LOOK_ASLEEP : LOOK_GONE;
     if (letter != 'S' && letter != 'I')
         return LOOK_RUNS;
-    if (member && member->wchan_works) {
+    if (!member) /* a kernel thread: only the superuser may ask where it sleeps */
+        return LOOK_ASLEEP;
+    if (member->wchan_works) {
         read_task_file(thread, "syscall", text, sizeof text);
         if (read_text(thread->wchan_fd, text, sizeof text) > 0 && strcmp(text, "0") != 0 && sleeps_interruptibly(text))
             return LOOK_ASLEEP;

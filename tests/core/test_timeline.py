@@ -38,10 +38,11 @@ def warm(core: Any, launch: Any, *durations: int, kind: str = "kernel", name: st
 
 def test_events_measure_a_kernel(core: Any, service: Any, launch: Any) -> None:
     service()
-    warm(core, launch, 5 * MS)
+    warm(core, launch, 1000 * MS)
     stream = core.lib.hl_timeline_stream_create(0, False)
+    began_ns = core.lib.hl_clock_now_ns()
     before = mark(core, stream)
-    core.lib.hl_timeline_launch(stream, launch("kernel", "k", 5 * MS))
+    core.lib.hl_timeline_launch(stream, launch("kernel", "k", 1000 * MS))
     after = mark(core, stream)
     assert elapsed_ns(core, before, after) is None
     assert core.lib.hl_timeline_event_query(after) == RUNNING
@@ -50,7 +51,7 @@ def test_events_measure_a_kernel(core: Any, service: Any, launch: Any) -> None:
     elapsed = elapsed_ns(core, before, after)
     # the kernel starts when the host gets to launching it, a little after the event
     assert elapsed is not None
-    assert 5 * MS <= elapsed < 60 * MS
+    assert 1000 * MS <= elapsed <= core.lib.hl_clock_now_ns() - began_ns
 
 
 def instant_ns(core: Any, event: int) -> int:

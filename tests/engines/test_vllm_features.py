@@ -19,6 +19,7 @@ import pytest
 
 from hyperlapse.cli.engine_environment import EngineEnvironment
 from hyperlapse.cli.serving import HOST
+from hyperlapse.integrations.vllm import serve_args
 from tests.engines.serving import Serving, prompt, serving
 
 pytestmark = pytest.mark.engine
@@ -27,6 +28,9 @@ COMPLETIONS = "/v1/completions"
 CHAT = "/v1/chat/completions"
 # eager: the profile of another configuration would be compiled once more; long: a client must be gone before the end
 FLAGS = ("--enforce-eager", "--max-model-len", "16384", "--enable-auto-tool-choice", "--tool-call-parser", "hermes")
+# 1,100 blocks of 16 tokens, so that three prompts of 6,000 tokens push the first one out; 4 GiB hold 1,600 blocks
+OFFLOADING = ("--num-gpu-blocks-override", "1100", "--kv-offloading-size", "4")
+PCIE_5_BYTES_PER_S = 63e9  # 16 lanes at 32 GT/s, 128b/130b
 SCHEMA = {
     "type": "object",
     "properties": {
@@ -44,7 +48,8 @@ SCHEMA = {
 def server(
     request: pytest.FixtureRequest, engine: EngineEnvironment, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Serving]:
-    with serving(engine, tmp_path_factory.mktemp(request.param), request.param, *FLAGS) as started:
+    flags = (*FLAGS, *(OFFLOADING if request.param == "kernel" else ()))
+    with serving(engine, tmp_path_factory.mktemp(request.param), request.param, *flags) as started:
         yield started
 
 
@@ -312,3 +317,24 @@ def test_a_chat_that_sends_its_history_again_finds_it_in_the_cache(server: Servi
         known = usage["prompt_tokens"] + usage["completion_tokens"] - 1  # the last id was sampled, not computed
         hit = cached_tokens(server, lambda: ask(server, CHAT, messages=messages, max_tokens=1))
         assert hit == known // 16 * 16
+
+
+# ----- KV offloading: last, because it pushes out what the prefix cache holds -----
+
+
+def test_blocks_come_back_from_the_hosts_memory(server: Serving) -> None:
+    if server.record("worker")["detail"] == "step":
+        with pytest.raises(ValueError, match="use --detail kernel"):
+            serve_args("m", "step", extra=OFFLOADING)
+        return
+    first = prompt(201, 6000)
+    ids = server.complete(first, 3)
+    for seed in range(202, 205):
+        server.complete(prompt(seed, 6000), 3)
+    before = metric(server, "vllm:external_prefix_cache_hits_total")
+    assert server.complete(first, 3) == ids
+    assert metric(server, "vllm:external_prefix_cache_hits_total") - before > 5900
+    moved_bytes = metric(server, "vllm:kv_offload_total_bytes_total")  # to the host: 160 KiB a token of Qwen3-14B
+    assert moved_bytes > 4 * 5900 * 160 * 1024
+    rate = moved_bytes / metric(server, "vllm:kv_offload_total_time_total")
+    assert 0.5 * PCIE_5_BYTES_PER_S < rate < PCIE_5_BYTES_PER_S

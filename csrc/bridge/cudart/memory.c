@@ -179,7 +179,7 @@ HL_API cudaError_t cudaMemcpyAsync(void *target, const void *source, size_t byte
 HL_API cudaError_t cudaMemcpy2D(void *target, size_t target_pitch, const void *source, size_t source_pitch,
                                 size_t width, size_t height, enum cudaMemcpyKind kind)
 {
-    hl_bridge_effect effect = {target, source, target_pitch, source_pitch, width, height, 0, 0, false};
+    hl_bridge_effect effect = {target, source, target_pitch, source_pitch, width, height, 0, 0, false, false};
 
     return copy(&effect, kind, NULL, true);
 }
@@ -187,7 +187,7 @@ HL_API cudaError_t cudaMemcpy2D(void *target, size_t target_pitch, const void *s
 HL_API cudaError_t cudaMemcpy2DAsync(void *target, size_t target_pitch, const void *source, size_t source_pitch,
                                      size_t width, size_t height, enum cudaMemcpyKind kind, cudaStream_t stream)
 {
-    hl_bridge_effect effect = {target, source, target_pitch, source_pitch, width, height, 0, 0, false};
+    hl_bridge_effect effect = {target, source, target_pitch, source_pitch, width, height, 0, 0, false, false};
 
     return copy(&effect, kind, stream, false);
 }
