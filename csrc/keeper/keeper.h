@@ -52,6 +52,7 @@ typedef struct keeper {
     uint32_t proved_pid;    /* up to it every new pid has been looked at while nobody could be inside clone() */
     uint32_t registrations; /* of the page, when the census was taken */
     int64_t census_real_ns; /* when it was taken */
+    int64_t holds;          /* at the instant of the last proof that all are asleep */
     bool census_stale;
     int loadavg_fd;
     bool exact;  /* this kernel's wchan tells who sleeps */

@@ -225,9 +225,6 @@ static void run(keeper *k)
             continue;
         if (!triggered_ns)
             triggered_ns = hl_clock_real_ns();
-        /* Before the proof: whom the pricing service releases after this is seen running by the proof. Read after it, a
-         * price that came during the proof let the clock jump over its waiter (22 of 1,500 waits, up to 0.49 ms). */
-        int64_t holds = keeper_holds(k);
         if (!keeper_prove_quiet(k)) {
             if (++failures > FAILURES_THAT_MEAN_WORK)
                 no_patience(&stuck);
@@ -247,7 +244,7 @@ static void run(keeper *k)
             k->census_stale = true;
             continue;
         }
-        if (holds) {
+        if (k->holds) {
             if (lost_patience(&stuck, "a launch has no price", limit_ns))
                 give_up(k, "a launch waits for its price: is the pricing service alive?");
             sleep_on_word(page, POLL_NS);

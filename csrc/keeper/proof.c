@@ -266,6 +266,10 @@ static bool is_quiet(keeper *k)
     if (!count_the_hot(k))
         return false;
     wait_for_exits(); /* of those that the census saw as zombies */
+    /* Here, because from the counts on nobody runs who could launch anything, and whom the pricing service releases before
+     * this is seen running by what follows. Read before the proof, a launch that came in between was jumped over; read after
+     * it, a price that came in between was. */
+    k->holds = keeper_holds(k);
     if (!all_blocked(k))
         return false;
     bool still = nobody_ran(k) && (k->counts || all_blocked(k)) && atomic_load(&page->activity) == activity;

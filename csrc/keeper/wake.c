@@ -128,9 +128,8 @@ bool keeper_kick_spinners(keeper *k)
      * activity than that may be one spinner feeding another: look again before any jump. */
     int64_t settle_ns = hl_clock_real_ns() + SPINNER_LOOK_LIMIT_NS;
     while (hl_clock_real_ns() < settle_ns) {
-        int64_t holds = keeper_holds(k); /* a look may have launched something */
-        if (keeper_prove_quiet(k))
-            return !holds && atomic_load(&page->activity) - activity == 2 * count;
+        if (keeper_prove_quiet(k)) /* a look may have launched something */
+            return !k->holds && atomic_load(&page->activity) - activity == 2 * count;
     }
     return false;
 }

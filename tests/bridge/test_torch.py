@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -76,8 +78,11 @@ except Exception as error: tell("no such device", str(error).splitlines()[0])
 
 
 @pytest.fixture(scope="module")
-def outcome(run_program: Callable[..., Outcome], engine: EngineEnvironment) -> Outcome:
-    return run_program(PROGRAM, python=engine.python)
+def outcome(run_program: Callable[..., Outcome], request: pytest.FixtureRequest) -> Outcome:
+    """HYPERLAPSE_TORCH_PYTHON: a Python with any PyTorch (one for CUDA 12, say); else the engine's."""
+    chosen = os.environ.get("HYPERLAPSE_TORCH_PYTHON")
+    engine: EngineEnvironment | None = None if chosen else request.getfixturevalue("engine")
+    return run_program(PROGRAM, python=engine.python if engine else Path(str(chosen)))
 
 
 @pytest.fixture(scope="module")
