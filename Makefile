@@ -60,12 +60,12 @@ $(LAUNCHER)/.dev: requirements/dev.txt $(LAUNCHER)/.requirements
 	touch $@
 
 define engine_environment
-$(1)/.requirements: requirements/vllm-$(2).txt | $(LAUNCHER)/.uv
+$(1)/.requirements-$(2): requirements/vllm-$(2).txt | $(LAUNCHER)/.uv
 	$(LAUNCHER)/bin/uv venv --quiet --python $(LAUNCHER)/bin/python --clear $(1)
 	$(LAUNCHER)/bin/uv pip install --python $(1)/bin/python -r requirements/vllm-$(2).txt
 	touch $$@
 
-$(1)/.installed: $(1)/.requirements build/wheel/.built
+$(1)/.installed: $(1)/.requirements-$(2) build/wheel/.built
 	$$(INSTALL_WHEEL)
 	touch $$@
 endef

@@ -33,9 +33,9 @@ class ErrorRatio:
 # Nothing measured behind it. The share of the peak bandwidth and the fixed cost are each good to about a third.
 ANALYTICAL = ErrorRatio(0.3, 0.6)
 UNKNOWN = ErrorRatio(1.0, 1.0)
-# Tables carried over from another product: about the middle of `hyperlapse predict --score --carried-over-from` between five
-# pairs of measured ones and four families (docs/durations.md).
-TRANSFERRED = ErrorRatio(0.15, 0.4)
+# Tables carried over from another product: the worst of `hyperlapse predict --score --carried-over-from` between five pairs of
+# measured products and four families (docs/durations.md). Nobody knows beforehand which pair a new product resembles.
+TRANSFERRED = ErrorRatio(0.35, 0.65)
 
 _DEFAULT: dict[str, dict[Coverage, ErrorRatio]] = {
     GEMM: {
@@ -72,12 +72,13 @@ class Accuracy:
 
     def of(self, family: str, coverage: Coverage) -> ErrorRatio:
         """The error of a family's predictions with this coverage. Raises KeyError for an unknown family."""
-        if coverage is Coverage.ANALYTICAL:
-            return ANALYTICAL
         if coverage is Coverage.UNKNOWN:
             return UNKNOWN
-        known, guessed = self.families.get(family, {}), _DEFAULT[family]
-        nearer = [known.get(each) or guessed[each] for each in Coverage if each <= coverage]
+        if coverage is Coverage.ANALYTICAL:
+            nearer = [ANALYTICAL]
+        else:
+            known, guessed = self.families.get(family, {}), _DEFAULT[family]
+            nearer = [known.get(each) or guessed[each] for each in Coverage if each <= coverage]
         if self.transferred:
             nearer.append(TRANSFERRED)
         # Nothing errs less for being further from a measurement.

@@ -134,6 +134,8 @@ class DeviceSpec:
 
 
 _UNITS = {"_per_s": "a rate per second", "_ns": "nanoseconds", "_bytes": "bytes", "_share": "a share between 0 and 1"}
+# Fields where nothing is a value.
+_ZERO_IS_NONE = ("reached_bf16_flops_per_s", "unsplit_tile_rows")
 
 
 def check_fields(facts: Mapping[str, Any], *, where: str) -> None:
@@ -153,7 +155,7 @@ def check_fields(facts: Mapping[str, Any], *, where: str) -> None:
             raise ValueError(f"{where}: `{name}` must be {expected}, not {value!r}")
         if not isinstance(value, int | float):
             continue
-        if value < 0 or (value == 0 and not name.endswith("_ns")):
+        if value < 0 or (value == 0 and not (name.endswith("_ns") or name in _ZERO_IS_NONE)):
             raise ValueError(f"{where}: `{name}` must be positive, not {value!r}")
         if name.endswith("_share") and value > 1:
             raise ValueError(f"{where}: `{name}` must be {expected}, not {value!r}")

@@ -173,20 +173,27 @@ static bool readable(const char *at, size_t bytes)
  * pointer must not crash here (3 us a call, benchmarks/launch_cost.py on a 2-core cloud machine). False: a bad address. */
 static bool copy_checked(const hl_bridge_effect *effect)
 {
-    enum { ROWS = 64 };
-    struct iovec to[ROWS], from[ROWS];
+    enum { PIECES = 64, PIECE_BYTES = 16 << 20 }; /* together 1 GiB: one call moves less than 2 GiB */
+    struct iovec to[PIECES], from[PIECES];
+    size_t row = 0, done = 0; /* whole rows, and bytes of the next one */
 
-    for (size_t row = 0; row < effect->height;) {
+    while (row < effect->height) {
+        size_t bytes = 0;
         int count = 0;
-        for (; count < ROWS && row < effect->height; count++, row++) {
-            to[count] = (struct iovec){(char *)effect->target + row * effect->target_pitch, effect->width};
-            from[count] = (struct iovec){(char *)effect->source + row * effect->source_pitch, effect->width};
+        for (; count < PIECES && row < effect->height; count++) {
+            size_t piece = effect->width - done < PIECE_BYTES ? effect->width - done : PIECE_BYTES;
+            to[count] = (struct iovec){(char *)effect->target + row * effect->target_pitch + done, piece};
+            from[count] = (struct iovec){(char *)effect->source + row * effect->source_pitch + done, piece};
+            bytes += piece;
+            done += piece;
+            if (done == effect->width)
+                done = 0, row++;
         }
         ssize_t copied = process_vm_readv(getpid(), to, (unsigned long)count, from, (unsigned long)count, 0);
         if (copied < 0 && (errno == EPERM || errno == ENOSYS)) { /* a container that forbids the call */
             for (int i = 0; i < count; i++)
-                memmove(to[i].iov_base, from[i].iov_base, effect->width);
-        } else if (copied != (ssize_t)((size_t)count * effect->width)) {
+                memmove(to[i].iov_base, from[i].iov_base, to[i].iov_len);
+        } else if (copied != (ssize_t)bytes) {
             return false;
         }
     }

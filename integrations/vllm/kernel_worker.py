@@ -13,9 +13,7 @@ arrays of its AsyncOutput (vllm/v1/worker/gpu/async_utils.py).
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -28,7 +26,13 @@ from hyperlapse.integrations.vllm.dispatch import graph_name
 from hyperlapse.integrations.vllm.flashinfer_modules import install as install_flashinfer_modules
 from hyperlapse.integrations.vllm.host_time import HostTime, charger
 from hyperlapse.integrations.vllm.outputs import fill
-from hyperlapse.integrations.vllm.profile import EngineProfile, compiled_something, ensure_profile, keep_profile
+from hyperlapse.integrations.vllm.profile import (
+    EngineProfile,
+    compiled_something,
+    ensure_profile,
+    profile_directory,
+    say,
+)
 from hyperlapse.integrations.vllm.sampler import Sampled
 from hyperlapse.integrations.vllm.unsupported import refuse_configuration
 from hyperlapse.integrations.vllm.versions import check_version, dispatch, prefills_are_uniform
@@ -102,21 +106,21 @@ class KernelWorker(Worker):  # type: ignore[misc]  # vLLM is not installed where
     def determine_available_memory(self) -> int:
         found: int = super().determine_available_memory()
         profile = self._profile
-        if profile is None or found == profile.available_bytes:
+        # the profile holds the least of all ranks, which is what the engine takes
+        if profile is None or found == profile.available_bytes or (self.rank and found > profile.available_bytes):
             return found
         if compiled_something():
             # the compile cache has been emptied since the profile was made; compiling takes memory while it is measured
-            warnings.warn(
-                "the compile cache was cold: the KV cache is sized as with a warm one, as the profile found it",
-                stacklevel=2,
+            say(
+                "WARNING: the compile cache was cold: the KV cache is sized as with a warm one, as the profile found it"
             )
             return profile.available_bytes
-        warnings.warn(
-            f"memory profiling found {found} bytes for the KV cache, the kept profile {profile.available_bytes}: the "
-            "profile now holds what was found",
-            stacklevel=2,
+        differs = (
+            f"memory profiling found {found} bytes for the KV cache, the kept profile has {profile.available_bytes}: the "
+            f"step detail has another number of blocks. Delete {profile_directory() / profile.key}.json to have it made again"
         )
-        keep_profile(dataclasses.replace(profile, available_bytes=found))
+        say(f"WARNING: {differs}")
+        self._lib.hl_report_event(b"memory-profile", differs.encode())
         return found
 
     def compile_or_warm_up_model(self) -> Any:

@@ -40,7 +40,7 @@ class ProfilingWorker(KernelWorker):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._layouts: list[str] = []
-        self._available_bytes = 0
+        self._available_bytes: int | None = None
         self._cold = False
 
     def init_device(self) -> None:
@@ -57,9 +57,12 @@ class ProfilingWorker(KernelWorker):
 
     def determine_available_memory(self) -> int:
         say("profiling: compiling, unless the cache is warm, and measuring the memory")
-        self._available_bytes = Worker.determine_available_memory(self)
+        self._available_bytes = int(Worker.determine_available_memory(self))
         self._cold = compiled_something()
         return self._available_bytes
+
+    def has_measured(self) -> bool:
+        return self._available_bytes is not None
 
     def compile_or_warm_up_model(self) -> Any:
         return CompilationTimes(language_model=0.0, encoder=0.0)
@@ -69,7 +72,7 @@ class ProfilingWorker(KernelWorker):
         graphs = GraphTable.of_manager(self.model_runner.cudagraph_manager)
         return {
             "cold": self._cold,
-            "available_bytes": int(self._available_bytes),
+            "available_bytes": self._available_bytes,
             "weights_bytes": int(self.model_runner.model_memory_usage),
             "activation_bytes": int(getattr(self, "peak_activation_memory", 0)),
             "block_size": self.cache_config.block_size,
@@ -92,7 +95,11 @@ def make(config_file: Path) -> dict[str, Any]:
     try:
         EngineCore(vllm_config, lambda _config: executor, log_stats=False)
     except ValueError as error:
-        refused = str(error)  # the model does not fit; the engine that asked will say so in its own words
+        if not all(executor.collective_rpc("has_measured")):
+            raise
+        # what was measured is too little; the engine that asked will say so in its own words
+        refused = str(error)
+        say(f"profiling: the engine refuses what was found: {refused}")
     every = executor.collective_rpc("findings")
     found = every[0]
     cold = any(each.pop("cold") for each in every)

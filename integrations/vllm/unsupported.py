@@ -14,6 +14,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from hyperlapse.integrations.vllm.versions import installed_version
+
 
 class UnsupportedConfigurationError(ValueError):
     """A configuration that cannot be emulated; the text says what to do instead."""
@@ -31,6 +33,10 @@ _NO_POOLING = (
 _NO_EMBEDS = "prompts given as embeddings are not emulated: leave --enable-prompt-embeds out and send text or token ids"
 _NO_OFFLOADING = (
     "KV offloading needs the KV cache's tensors, and the step detail has none: use --detail kernel, or leave it out"
+)
+_OFFLOADING_VERSION = (
+    "KV offloading works with vLLM 0.23.0 only: 0.32.0 then calls the CUDA runtime that torchvision brings, which is not "
+    "virtual. Use --engine vllm==0.23.0, or leave it out"
 )
 _NO_CONNECTOR = (
     "it moves blocks between engines, or to storage, which has no virtual time: use --kv-offloading-size with --detail "
@@ -109,6 +115,8 @@ def _reasons(config: Any, detail: str) -> Iterator[str]:
         yield f"the KV connector {connector.kv_connector} is not emulated: {_NO_CONNECTOR}"
     if connector is not None and detail == "step":
         yield _NO_OFFLOADING
+    elif connector is not None and not (installed_version() or "0.23.0").startswith("0.23."):
+        yield _OFFLOADING_VERSION
     if detail == "step":
         yield from _reasons_of_step(config)
 

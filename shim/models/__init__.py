@@ -64,6 +64,10 @@ def cache_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hyperlapse"
 
 
+# Whose repositories the bundled descriptions are of: somebody else's model of the same name may be another one.
+_PUBLISHERS = frozenset({"qwen", "meta-llama", "mistralai"})
+
+
 def bundled_models() -> dict[str, Path]:
     """Short name -> folder with config.json, in alphabetical order."""
     here = Path(__file__).parent
@@ -73,7 +77,8 @@ def bundled_models() -> dict[str, Path]:
 def resolve_model(text: str) -> Model:
     """A bundled short name, a directory with a config.json, a config.json itself, or a model's name on the hub.
 
-    A hub name (`Owner/Name`) is looked up there; a bundled model of that name is the answer where there is no network.
+    A hub name (`Owner/Name`) is looked up there; where there is no network a bundled model of that
+    name is the answer, if it is its publisher's.
     Raises ModelError with the nearest names for anything else. Call it before a run's clock is frozen.
     """
     path = Path(text).expanduser()
@@ -82,12 +87,12 @@ def resolve_model(text: str) -> Model:
     if path.is_dir():
         return _from_directory(path, name=path.resolve().name, source=str(path.resolve()))
     bundled = bundled_models()
-    short = text.rsplit("/", 1)[-1].lower()
+    owner, _, short = text.lower().rpartition("/")
     if hub.is_hub_name(text):
         try:
             found = hub.fetch(text)
         except hub.NoNetworkError as error:
-            if short not in bundled:
+            if short not in bundled or owner not in _PUBLISHERS:
                 raise ModelError(
                     f"{text}: {error}. Bundled models need no network: {', '.join(bundled)}. A directory with a"
                     " config.json, or the path of a config.json, will also do"

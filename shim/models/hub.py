@@ -79,7 +79,9 @@ def fetch(name: str) -> Snapshot:
     except errors.LocalEntryNotFoundError as error:
         raise NoNetworkError(f"{local or 'the hub did not answer'}, and {name} is not in its client's cache") from error
     except (errors.HfHubHTTPError, OSError) as error:
-        raise NoNetworkError(f"the hub did not answer for {name}: {str(error).strip().splitlines()[0]}") from error
+        raise NoNetworkError(
+            f"the hub did not answer for {name}: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
+        ) from error
     directory = Path(folder)
     if not (directory / "config.json").is_file():
         raise HubError(f"{name} has no config.json on the hub, so no engine could load it")

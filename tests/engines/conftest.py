@@ -8,10 +8,16 @@ import os
 import subprocess
 import textwrap
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from hyperlapse.cli.engine_environment import EngineEnvironment, EngineNotFoundError, find_engine
+from hyperlapse.cli.engine_environment import (
+    ENVIRONMENT_VARIABLE,
+    EngineEnvironment,
+    EngineNotFoundError,
+    find_engine,
+)
 
 PREVIOUS_VARIABLE = "HYPERLAPSE_ENGINE_PYTHON_PREVIOUS"
 
@@ -30,7 +36,11 @@ for line in sys.stdin:
 """
 
 
-def _usable(chosen: str | None) -> EngineEnvironment:
+def _usable(variable: str) -> EngineEnvironment:
+    """The environment that this variable names, by its path: a release (vllm==...) would be installed by a test."""
+    chosen = os.environ.get(variable)
+    if chosen and not Path(chosen).exists():
+        pytest.fail(f"{variable}={chosen}: no such path; the tests take an environment that exists")
     try:
         found = find_engine(chosen)
     except EngineNotFoundError as error:
@@ -43,16 +53,15 @@ def _usable(chosen: str | None) -> EngineEnvironment:
 @pytest.fixture(scope="session")
 def engine() -> EngineEnvironment:
     """The engine that everything is tested with."""
-    return _usable(None)
+    return _usable(ENVIRONMENT_VARIABLE)
 
 
 @pytest.fixture(scope="session")
 def previous_engine() -> EngineEnvironment:
     """An older version, which what differs between versions is tested with, too."""
-    named = os.environ.get(PREVIOUS_VARIABLE)
-    if not named:
+    if not os.environ.get(PREVIOUS_VARIABLE):
         pytest.skip(f"no older engine: set {PREVIOUS_VARIABLE} to the Python of its environment (make test does)")
-    return _usable(named)
+    return _usable(PREVIOUS_VARIABLE)
 
 
 @pytest.fixture(params=["engine", "previous_engine"])

@@ -9,12 +9,13 @@ import pytest
 from hyperlapse.cli.device_time import device_time_ns
 from hyperlapse.cli.engine_environment import EngineEnvironment
 from hyperlapse.cli.result import coverage_shares
+from hyperlapse.validation.residency import RECORDED_KV_BLOCKS
 from tests.engines.serving import prompt, serving
 
 pytestmark = pytest.mark.engine
 
-RECORDED = {"0.23.0": 18_038}
-"""KV blocks of Qwen3-14B at vLLM's defaults on a real H100, by version: recorded runs."""
+RECORDED = {"0.23.0": RECORDED_KV_BLOCKS}
+"""KV blocks of Qwen3-14B at vLLM's defaults on a real H100, by version."""
 
 
 def test_both_details_find_the_same_kv_cache_and_give_the_same_ids(

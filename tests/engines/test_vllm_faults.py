@@ -99,9 +99,9 @@ def test_run_serves_on_real_time_until_ready_then_on_the_virtual_clock(
         assert answer["usage"]["completion_tokens"] == 200, answer
     finally:
         process.terminate()
-        process.wait(60)
+        process.wait(120)
         log.close()
-    _, alive = psutil.wait_procs(family, timeout=10)
+    _, alive = psutil.wait_procs(family, timeout=60)
     assert not alive
 
 

@@ -48,7 +48,8 @@ SCHEMA = {
 def server(
     request: pytest.FixtureRequest, engine: EngineEnvironment, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Serving]:
-    flags = (*FLAGS, *(OFFLOADING if request.param == "kernel" else ()))
+    offloading = request.param == "kernel" and engine.version == "0.23.0"
+    flags = (*FLAGS, *(OFFLOADING if offloading else ()))
     with serving(engine, tmp_path_factory.mktemp(request.param), request.param, *flags) as started:
         yield started
 
@@ -169,7 +170,7 @@ def test_an_answer_that_ignores_the_end_goes_on_as_long_as_the_grammar_allows(se
     assert len(choice(server, **asked, min_tokens=6)["text"]) >= 6
 
 
-def test_forced_tools(server: Serving) -> None:
+def test_forced_tools(server: Serving, engine: EngineEnvironment) -> None:
     function = {
         "name": "look_up",
         "parameters": {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]},
@@ -184,7 +185,8 @@ def test_forced_tools(server: Serving) -> None:
     )
     (call,) = answer["message"]["tool_calls"]
     assert call["function"]["name"] == "look_up"
-    assert isinstance(json.loads(call["function"]["arguments"])["x"], int)
+    arguments = json.loads(call["function"]["arguments"])  # 0.32.0's grammar lets them be any JSON
+    assert engine.version != "0.23.0" or isinstance(arguments["x"], int)
 
 
 def test_many_grammars_beside_ordinary_requests(server: Serving) -> None:
@@ -322,8 +324,9 @@ def test_a_chat_that_sends_its_history_again_finds_it_in_the_cache(server: Servi
 # ----- KV offloading: last, because it pushes out what the prefix cache holds -----
 
 
-def test_blocks_come_back_from_the_hosts_memory(server: Serving) -> None:
-    if server.record("worker")["detail"] == "step":
+def test_blocks_come_back_from_the_hosts_memory(server: Serving, engine: EngineEnvironment) -> None:
+    """With 0.23.0 in the kernel detail; refused elsewhere (tests/integrations/test_unsupported.py)."""
+    if server.record("worker")["detail"] == "step" or engine.version != "0.23.0":
         with pytest.raises(ValueError, match="use --detail kernel"):
             serve_args("m", "step", extra=OFFLOADING)
         return

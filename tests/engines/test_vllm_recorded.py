@@ -32,9 +32,8 @@ def recorded_engine(request: pytest.FixtureRequest) -> EngineEnvironment:
 
 
 def test_a_recorded_run_is_met(recorded_engine: EngineEnvironment, recordings: Path, tmp_path: Path) -> None:
-    """4 requests/s on a real H100: the bounds are those of the whole replay (means of TPOT and E2E 5 %, of TTFT 12 %)."""
+    """4 requests/s on a real H100, the means of a short run: its percentiles are those of single requests."""
     done = replay(recordings, "agg_4rps", SECONDS, BenchOptions(output=tmp_path, engine=str(recorded_engine.python)))
-    errors = {comparison.name: comparison.error for comparison in done.comparisons}
-    assert abs(errors["mean TPOT"]) < 0.05, errors
-    assert abs(errors["mean E2E"]) < 0.05, errors
-    assert abs(errors["mean TTFT"]) < 0.12, errors
+    means = [row for row in done.comparisons if row.name.startswith("mean ")]
+    assert len(means) == 3
+    assert all(row.within for row in means), means

@@ -145,6 +145,7 @@ def test_without_a_network_bundled_models_answer_to_their_hub_names(tmp_path: Pa
     error = str(resolved("maker/model", nowhere, tmp_path)["error"])
     assert "cannot be reached" in error
     assert "llama-3.1-8b" in error
+    assert "cannot be reached" in str(resolved("somebody/Llama-3.1-8B", nowhere, tmp_path)["error"])
 
 
 @pytest.mark.parametrize(

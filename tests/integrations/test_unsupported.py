@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hyperlapse.integrations.vllm import adapt_command
+from hyperlapse.integrations.vllm import adapt_command, unsupported
 from hyperlapse.integrations.vllm.unsupported import UnsupportedConfigurationError, refuse_configuration, refuse_flags
 
 
@@ -109,6 +109,15 @@ def test_configurations_of_the_kernel_detail_only(changed: dict[str, Any], words
     refuse_configuration(config(**changed), "kernel")
     with pytest.raises(UnsupportedConfigurationError, match=rf"{words}.*use --detail kernel"):
         refuse_configuration(config(**changed), "step")
+
+
+def test_offloading_is_for_the_version_that_it_works_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    offloading = config(kv_transfer_config=SimpleNamespace(kv_connector="OffloadingConnector"))
+    monkeypatch.setattr(unsupported, "installed_version", lambda: "0.23.0")
+    refuse_configuration(offloading, "kernel")
+    monkeypatch.setattr(unsupported, "installed_version", lambda: "0.32.0")
+    with pytest.raises(UnsupportedConfigurationError, match=r"vLLM 0\.23\.0 only"):
+        refuse_configuration(offloading, "kernel")
 
 
 def test_an_ordinary_configuration() -> None:
