@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hyperlapse.shim.environment import UNSUPPORTED_POLICIES, UNSUPPORTED_VARIABLE
+
 if TYPE_CHECKING:
     from hyperlapse.cli.benchmark import BenchRun
 
@@ -73,6 +75,11 @@ LONGEST_LOAD_S = 365 * 86_400
 @click.option(
     "--report", type=click.Path(path_type=Path), metavar="DIR",
     help="Folder for report.html and report.json: every request and step, with error estimates.",
+)  # fmt: skip
+@click.option(
+    "--unsupported", type=click.Choice(UNSUPPORTED_POLICIES), default=UNSUPPORTED_POLICIES[0], show_default=True,
+    envvar=UNSUPPORTED_VARIABLE, show_envvar=True,
+    help="What a CUDA call without a virtual answer does: end the engine, warn once and return an error, or return an error.",
 )  # fmt: skip
 @click.option("--step-fixed", metavar="STEP,TOKEN", hidden=True, help="Causality mode: 10ms,40us.")
 @click.option("--host-time-ns", type=click.IntRange(min=0), hidden=True, help="Instead of the calibrated constant.")

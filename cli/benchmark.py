@@ -1,8 +1,8 @@
 """One benchmark from options to result: the real server and the real load generator on the virtual clock.
 
 Why: `hyperlapse bench`, the validation and the project's own measurements all run the same thing, so it is a function
-and not a command. It must never change what it measures: the server is the stock `vllm serve` with the user's flags,
-random workloads come from the stock `vllm bench serve`, and everything else happens before the measurement or after it.
+and not a command. It must never change what it measures: the server is the engine's stock one with the user's flags,
+random workloads come from its stock client, and everything else happens before the measurement or after it.
 Rejected: one process that drives the engine directly; front end, HTTP and client are part of what users wait for.
 """
 
@@ -16,7 +16,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,9 +46,12 @@ from hyperlapse.cli.serving import (
 )
 from hyperlapse.cli.workload import TraceError, TraceRequest, check_lengths, read_trace, token_range
 from hyperlapse.coordinator.host_time import environment_of
+from hyperlapse.integrations import engines
+from hyperlapse.shim.environment import UNSUPPORTED_VARIABLE
 from hyperlapse.shim.step_log import ENVIRONMENT_VARIABLE as STEP_LOG
 
 if TYPE_CHECKING:
+    from hyperlapse.integrations import Engine
     from hyperlapse.shim.launcher import Event, Run
     from hyperlapse.shim.models import Model
 
@@ -59,7 +62,6 @@ REFUSED_FLAGS = ("--api-key", "--ssl-keyfile", "--ssl-certfile", "--ssl-ca-certs
 FATAL_EVENTS = ("predictor-failed",)
 SERVER_END_LIMIT_S = 3.0
 FULL_DISK_BYTES = 1 << 20
-ENGINE = "vllm"
 
 
 class BenchError(Exception):
@@ -77,8 +79,9 @@ class BenchOptions:
     With `trace`, arrivals and lengths come from the file, and `rate`, `concurrency`, `requests` and the lengths are not
     used; `stock_client` replays it with the stock client all the same, to compare the clients. `fixed_step` puts a
     known rule in the predictor's place (hyperlapse.cli.fixed_step), `host_time_ns` another host time per request in the
-    place of the calibrated constant. `record_steps` keeps what a report needs: every engine step. `engine_flags` go to
-    `vllm serve` as they are.
+    place of the calibrated constant. `record_steps` keeps what a report needs: every engine step. `unsupported` is what a
+    call gets that has no virtual answer (None: as the environment says). `engine_flags` go to the engine's server as they
+    are.
     """
 
     model: str = "qwen3-14b"
@@ -100,6 +103,7 @@ class BenchOptions:
     fixed_step: str | None = None
     host_time_ns: int | None = None
     record_steps: bool = False
+    unsupported: str | None = None
     engine_flags: tuple[str, ...] = ()
 
 
@@ -125,7 +129,7 @@ class BenchRun:
 def run_bench(options: BenchOptions, progress: Progress | None = None) -> BenchRun:
     """Runs one benchmark. Raises BenchError for everything that the user can do something about."""
     check_engine_flags(options.engine_flags)
-    _check_emulated(options)
+    _check_emulated(engines().values(), options)
     # the user's own words first, in milliseconds; then what takes longer to look for
     _check_gpus(options)
     model = _resolve_model(options.model)
@@ -136,6 +140,7 @@ def run_bench(options: BenchOptions, progress: Progress | None = None) -> BenchR
         engine = find_engine(options.engine, progress=progress)
     except EngineNotFoundError as error:
         raise BenchError(str(error), status=2) from None
+    _check_emulated([engine.engine], options)
     folder = make_folder(options.output)
     try:
         with _open_run(options) as run:
@@ -157,14 +162,18 @@ def _where(folder: Path) -> str:
     return where
 
 
-def _check_emulated(options: BenchOptions) -> None:
-    """Asks the integration, before anything is started, whether the engine's flags can be emulated. Raises BenchError."""
-    from hyperlapse.integrations.vllm import serve_args
-
-    try:
-        serve_args("m", options.detail, extra=options.engine_flags)
-    except ValueError as error:
-        raise BenchError(str(error), status=2) from None
+def _check_emulated(known: Iterable[Engine], options: BenchOptions) -> None:
+    """Asks the integrations, before anything is started, whether one of these engines can be emulated with the flags given.
+    Raises BenchError.
+    """
+    refusals = []
+    for engine in known:
+        try:
+            engine.serve_args("m", options.detail, extra=options.engine_flags)
+            return
+        except ValueError as error:
+            refusals.append(str(error))
+    raise BenchError("\n".join(refusals), status=2)
 
 
 @dataclass(slots=True)
@@ -192,7 +201,9 @@ class _Bench:
         )
         priced_s = time.monotonic()
 
-        self.progress.phase(f"starting vllm serve, {options.detail} detail (log: {folder / 'server.log'})")
+        self.progress.phase(
+            f"starting {self.engine.name} serve, {options.detail} detail (log: {folder / 'server.log'})"
+        )
         run.set_mode(Mode.REAL)
         port = free_port()
         command, environment = self.server_command(port)
@@ -237,7 +248,7 @@ class _Bench:
         if plan.stock:
             write_requests(folder / REQUESTS_FILE, records)
         result = BenchResult(
-            engine=ENGINE,
+            engine=self.engine.name,
             engine_version=self.engine.version,
             model=self.model.name,
             gpu=options.gpu,
@@ -258,7 +269,7 @@ class _Bench:
                 model_folder=self.model.directory,
                 gpu=options.gpu,
                 fixed_step=options.fixed_step,
-                host_time=host_time(options),
+                host_time=host_time(options, self.engine.name),
                 server_command=command,
                 client_command=plan.command,
                 engine_flags=options.engine_flags,
@@ -284,10 +295,8 @@ class _Bench:
         )
 
     def server_command(self, port: int) -> tuple[list[str], dict[str, str]]:
-        from hyperlapse.integrations.vllm import serve_args
-
         options = self.options
-        serve = serve_args(
+        serve = self.engine.engine.serve_args(
             self.model.directory,
             options.detail,
             executable=self.engine.command,
@@ -297,10 +306,11 @@ class _Bench:
             tensor_parallel_size=options.gpus,
             extra=options.engine_flags,
         )
-        charged = environment_of(host_time(options), self.folder)
+        charged = environment_of(host_time(options, self.engine.name), self.folder)
         # always set: a variable of the caller's must not make another run write into its folder
         steps = {STEP_LOG: str(self.folder) if options.record_steps else ""}
-        return list(serve.argv), {**serve.environment, **loopback_environment(), **charged, **steps}
+        policy = {} if options.unsupported is None else {UNSUPPORTED_VARIABLE: options.unsupported}
+        return list(serve.argv), {**serve.environment, **loopback_environment(), **charged, **steps, **policy}
 
     def load_plan(self, base_url: str) -> LoadPlan:
         options = self.options
@@ -367,25 +377,25 @@ def check_engine_flags(flags: Sequence[str]) -> None:
             raise BenchError(f"{name}: the load generator of a benchmark speaks plain HTTP without a key", status=2)
 
 
-def host_time(options: BenchOptions) -> dict[str, int]:
+def host_time(options: BenchOptions, engine: str) -> dict[str, int]:
     """The host time that the integration charges, in nanoseconds by rule; empty for none.
 
     A run with a fixed step charges none: its answer must follow from the arrivals alone.
     """
     if options.host_time_ns is not None:
-        return {host_time_rule(): options.host_time_ns} if options.host_time_ns else {}
+        return {host_time_rule(engine): options.host_time_ns} if options.host_time_ns else {}
     if options.fixed_step is not None:
         return {}
     from hyperlapse.coordinator import host_time as calibrated
 
-    return dict(calibrated.load(ENGINE))
+    return dict(calibrated.load(engine))
 
 
-def host_time_rule() -> str:
+def host_time_rule(engine: str) -> str:
     """The rule of the one constant that this version charges (coordinator/host_time.toml)."""
     from hyperlapse.coordinator import host_time as calibrated
 
-    return next(iter(calibrated.load(ENGINE)))
+    return next(iter(calibrated.load(engine)))
 
 
 def make_folder(chosen: Path | None) -> Path:

@@ -80,7 +80,7 @@ def print_comparison(console: Console, found: dict[str, Any]) -> None:
     from rich import box
     from rich.table import Table
 
-    from hyperlapse.cli.comparison import difference_text, verdict
+    from hyperlapse.cli.comparison import difference_text, verdict, without_estimate
     from hyperlapse.cli.report_html import number
 
     for name in ("a", "b"):
@@ -103,3 +103,5 @@ def print_comparison(console: Console, found: dict[str, Any]) -> None:
         estimate = "-" if entry["estimate"] is None else f"± {number(entry['estimate'])}"
         table.add_row(label, number(entry["a"]), number(entry["b"]), difference_text(entry), estimate, verdict(entry))
     console.print(table)
+    for text in without_estimate(found["metrics"]):
+        console.print(text, highlight=False)

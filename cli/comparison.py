@@ -114,7 +114,10 @@ def differing_workloads(one: Mapping[str, Any], other: Mapping[str, Any]) -> lis
 def metrics(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Every figure of both: latencies in ms, then throughput and counts."""
     found = []
-    ratios = [(side["estimate"] or {}).get("metric_ratios", {}) for side in (one, other)]
+    estimates = [side["estimate"] or {} for side in (one, other)]
+    ratios = [estimate.get("metric_ratios", {}) for estimate in estimates]
+    reasons = [estimate["without_interval"].get("throughput") if estimate else None for estimate in estimates]
+    without = "; ".join(f"{side} {reason}" for side, reason in zip(NAMES, reasons, strict=True) if reason) or None
     for name in LATENCIES:
         key = name.removesuffix("_ms")
         for statistic in STATISTICS:
@@ -125,7 +128,7 @@ def metrics(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[dict[str, 
         ("requests_per_s", "requests", "per s"),
     ):
         values = [side["metrics"][name]["value"] for side in (one, other)]
-        found.append(_metric(label, "", unit, values, [side.get("throughput") for side in ratios]))
+        found.append(_metric(label, "", unit, values, [side.get("throughput") for side in ratios], without))
     results = [side["result"] for side in (one, other)]
     for name, label, unit in (
         ("virtual_s", "virtual time", "s"),
@@ -137,8 +140,14 @@ def metrics(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[dict[str, 
 
 
 def _metric(
-    name: str, statistic: str, unit: str, values: Sequence[float | None], ratios: Sequence[float | None]
+    name: str,
+    statistic: str,
+    unit: str,
+    values: Sequence[float | None],
+    ratios: Sequence[float | None],
+    without: str | None = None,
 ) -> dict[str, Any]:
+    """without: why there is no estimate, where that is known."""
     a, b = values
     difference = relative = bound = None
     if a is not None and b is not None:
@@ -155,6 +164,7 @@ def _metric(
         "difference": difference,
         "relative": relative,
         "estimate": bound,
+        "without_estimate": without,
         "within_estimate": None if bound is None or difference is None else abs(difference) <= bound,
     }
 
@@ -171,6 +181,7 @@ def render(comparison: Mapping[str, Any], one: Mapping[str, Any], other: Mapping
         "warnings": comparison["warnings"],
         "latencies": [_row(entry) for entry in comparison["metrics"] if entry["statistic"]],
         "others": [_row(entry) for entry in comparison["metrics"] if not entry["statistic"]],
+        "without_estimate": without_estimate(comparison["metrics"]),
         "changed": [_setting(row) for row in rows if not row["same"]],
         "same": [_setting(row) for row in rows if row["same"]],
         "distributions": _distributions(one, other, charts),
@@ -199,6 +210,15 @@ def signed(text: str) -> str:
     if not text.strip("0.,-"):
         return text.lstrip("-")
     return text.replace("-", "−") if text.startswith("-") else f"+{text}"
+
+
+def without_estimate(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence for each reason that a figure has no estimate for."""
+    reasons: dict[str, list[str]] = {}
+    for entry in entries:
+        if entry["without_estimate"]:
+            reasons.setdefault(entry["without_estimate"], []).append(f"{entry['name']} {entry['unit']}".strip())
+    return [f"No estimate for {' and '.join(names)}: {reason}." for reason, names in reasons.items()]
 
 
 def verdict(entry: Mapping[str, Any]) -> str:

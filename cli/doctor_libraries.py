@@ -32,41 +32,25 @@ SYMBOLS = {
     "libnccl.so": "ncclGetVersion",
     "libnvidia-ml.so": "nvmlInit_v2",
 }
-# Every soname that engines use; those that this version does not have yet are told as such.
-WANTED = (
-    "libcudart.so.13",
-    "libcudart.so.12",
-    "libcuda.so.1",
-    "libcublas.so.13",
-    "libcublas.so.12",
-    "libcublasLt.so.13",
-    "libcublasLt.so.12",
-    "libnccl.so.2",
-    "libnvidia-ml.so.1",
-)
 REINSTALL = "install hyperlapse again: pip install --force-reinstall --no-deps hyperlapse"
 
 
 def installed_sonames() -> list[str]:
-    """Those of WANTED that this hyperlapse puts into a run."""
-    return [soname for soname in WANTED if soname in GPU_LIBRARIES]
+    """NVIDIA's sonames that this hyperlapse puts into a run."""
+    return [soname for soname in GPU_LIBRARIES if soname.partition(".so")[0] + ".so" in SYMBOLS]
 
 
 def library_findings() -> Iterator[Finding]:
-    """Are all of our own files there, and which sonames are not built yet?"""
+    """Are all of our own files there, and for which CUDA?"""
     missing = [name for name in (*CLOCK_LIBRARIES, *GPU_LIBRARIES, "hyperlapse-keeper") if not library(name).exists()]
     folder = library(CLOCK_LIBRARIES[0]).parent
+    runtimes = sorted(name.rpartition(".")[2] for name in GPU_LIBRARIES if name.startswith("libcudart.so."))
     yield Finding(
         "libraries", "installed files", Status.BROKEN if missing else Status.OK,
-        f"missing in {folder}: {', '.join(missing)}" if missing else f"all in {folder}",
+        f"missing in {folder}: {', '.join(missing)}" if missing
+        else f"all in {folder}, for programs of CUDA {' and '.join(runtimes)}",
         REINSTALL if missing else "",
     )  # fmt: skip
-    absent = [soname for soname in WANTED if soname not in GPU_LIBRARIES]
-    if absent:
-        yield Finding(
-            "libraries", "CUDA 12", Status.NOTE,
-            f"not there yet: {', '.join(absent)}; engines built for CUDA 12 do not start, choose releases for CUDA 13",
-        )  # fmt: skip
 
 
 def probe_findings(name: str, python: Path, folders: Sequence[Path], *, torch: bool) -> Iterator[Finding]:

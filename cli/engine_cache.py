@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import errno
 import fcntl
 import json
 import os
@@ -28,14 +29,17 @@ from typing import IO, TYPE_CHECKING
 from hyperlapse.cli.own_wheel import contents_sha256, pack
 from hyperlapse.cli.progress import Progress, Silent
 from hyperlapse.cli.uv import UvError, find_uv, run_uv
-from hyperlapse.integrations.environments import EngineReleaseError, check_sources
+from hyperlapse.integrations import engines
+from hyperlapse.integrations.environments import EngineReleaseError
 
 if TYPE_CHECKING:
     from hyperlapse.integrations.environments import EngineRelease
 
 RECORD = "hyperlapse-engine.json"
 LOCKED_REQUIREMENTS = "hyperlapse-requirements.txt"
-RUNTIME_BY_PACKAGE = {"nvidia-cuda-runtime-cu12": "libcudart.so.12"}
+_ROUNDS = 3
+_NO_SPACE = os.strerror(errno.ENOSPC)
+_MAKE_ROOM = "Free some, remove other engines (hyperlapse engines), or choose another disk with XDG_CACHE_HOME (and UV_CACHE_DIR)"
 _held: list[IO[str]] = []  # locks of the environments that this process uses, until it ends
 
 
@@ -119,14 +123,16 @@ def ensure(release: EngineRelease, progress: Progress | None = None) -> Path:
     with _as_cache_error(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock = _lock_file(folder)
-    wanted = contents_sha256()
-    while True:
+    for made in range(_ROUNDS + 1):
         _lock(lock, fcntl.LOCK_SH, folder, progress)
+        wanted = contents_sha256()  # each time: the sources of an editable install may change while this one works
         found = _read(folder)
         if found.complete and found.hyperlapse_sha256 == wanted and found.python.exists():
             _held.append(lock)
             return found.python
         fcntl.flock(lock, fcntl.LOCK_UN)
+        if made == _ROUNDS:
+            break
         _lock(lock, fcntl.LOCK_EX, folder, progress)
         try:
             with _as_cache_error(folder):
@@ -137,6 +143,12 @@ def ensure(release: EngineRelease, progress: Progress | None = None) -> Path:
                     _refresh(found, lock, progress)
         finally:
             fcntl.flock(lock, fcntl.LOCK_UN)
+    lock.close()
+    raise EngineCacheError(
+        f"{folder.name}: hyperlapse was put into it {_ROUNDS} times and each time it was another one afterwards: are its "
+        "sources being edited, or does another version of hyperlapse use the same environment? Try again when they rest, "
+        "or choose another folder with XDG_CACHE_HOME"
+    )
 
 
 def remove(folder: Path) -> None:
@@ -175,8 +187,13 @@ def _as_cache_error(folder: Path) -> Iterator[None]:
     try:
         yield
     except (UvError, EngineReleaseError) as error:
-        raise EngineCacheError(str(error)) from None
+        full = (
+            f"\nThe disk of {folder.parent} or of uv's cache is full. {_MAKE_ROOM}" if _NO_SPACE in str(error) else ""
+        )
+        raise EngineCacheError(f"{error}{full}") from None
     except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise EngineCacheError(f"The disk of {error.filename or folder.parent} is full. {_MAKE_ROOM}") from None
         raise EngineCacheError(
             f"{error.filename or folder}: {error.strerror}; the folder of engine environments is {folder.parent}, and "
             "XDG_CACHE_HOME chooses another one"
@@ -187,7 +204,7 @@ def _make(release: EngineRelease, folder: Path, lock: IO[str], progress: Progres
     uv = find_uv()
     progress.phase(f"resolving {release.name}")
     _delete(folder)  # what a killed creation left
-    _check_space(release, folder.parent)
+    _warn_of_space(release, folder.parent)
     try:
         requirements = _resolve(uv, release, lock)
         if not release.tested:
@@ -207,16 +224,16 @@ def _make(release: EngineRelease, folder: Path, lock: IO[str], progress: Progres
         # the engine alone first: whether it fits is known before gigabytes of torch and CUDA come
         run_uv([*install, "--no-deps", release.name], lock, tell)
         for package in folder.glob(f"lib/python*/site-packages/{release.engine}"):
-            check_sources(release.version, package)
+            engines()[release.engine].check_sources(release.version, package)
         run_uv([*install, "--no-deps", "--requirements", str(folder / LOCKED_REQUIREMENTS)], lock, tell)
-        _install_own(uv, folder, lock)
+        own_sha256 = _install_own(uv, folder, lock)
         _write_record(
             CachedEnvironment(
                 folder,
                 release.engine,
                 release.version,
                 f"{sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}",
-                contents_sha256(),
+                own_sha256,
                 datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             )
         )
@@ -235,15 +252,17 @@ def _tell(progress: Progress, release: EngineRelease, line: str) -> None:
 def _refresh(found: CachedEnvironment, lock: IO[str], progress: Progress) -> None:
     progress.phase(f"bringing hyperlapse in {found.folder.name} up to date")
     (found.folder / RECORD).unlink()
-    _install_own(find_uv(), found.folder, lock)
-    _write_record(dataclasses.replace(found, hyperlapse_sha256=contents_sha256()))
+    own_sha256 = _install_own(find_uv(), found.folder, lock)
+    _write_record(dataclasses.replace(found, hyperlapse_sha256=own_sha256))
 
 
-def _install_own(uv: str, folder: Path, lock: IO[str]) -> None:
+def _install_own(uv: str, folder: Path, lock: IO[str]) -> str:
+    """The SHA-256 of the hyperlapse that was installed."""
     with tempfile.TemporaryDirectory(prefix="hyperlapse-wheel-") as temporary:
         wheel = pack(Path(temporary))
-        target = ["--python", str(folder / "bin" / "python"), "--reinstall-package", "hyperlapse", str(wheel)]
+        target = ["--python", str(folder / "bin" / "python"), "--reinstall-package", "hyperlapse", str(wheel.path)]
         run_uv([uv, "pip", "install", "--quiet", "--offline", "--no-deps", "--no-cache", *target], lock)
+        return wheel.contents_sha256
 
 
 def _write_record(environment: CachedEnvironment) -> None:
@@ -254,12 +273,14 @@ def _write_record(environment: CachedEnvironment) -> None:
     temporary.replace(environment.folder / RECORD)
 
 
-def _check_space(release: EngineRelease, folder: Path) -> None:
+def _warn_of_space(release: EngineRelease, folder: Path) -> None:
+    """A warning only: what uv's cache holds already takes nothing more on the same file system."""
     free = shutil.disk_usage(folder).free
     if free < release.disk_bytes:
-        raise EngineCacheError(
-            f"{release.name} needs about {release.disk_bytes / 1e9:.0f} GB and {folder} has {free / 1e9:.1f} GB left: free "
-            "some, remove other engines (hyperlapse engines), or choose another disk with XDG_CACHE_HOME"
+        print(
+            f"hyperlapse: warning: {release.name} needs about {release.disk_bytes / 1e9:.0f} GB, less what uv's cache has on "
+            f"the same disk, and {folder} has {free / 1e9:.1f} GB left. {_MAKE_ROOM}",
+            file=sys.stderr,
         )
 
 
@@ -267,7 +288,7 @@ def _resolve(uv: str, release: EngineRelease, lock: IO[str]) -> str:
     """The exact packages, before anything large is downloaded."""
     compile_ = [uv, "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--python", sys.executable, "-"]
     try:
-        found = run_uv(compile_, lock, text="\n".join(release.requirements))
+        return run_uv(compile_, lock, text="\n".join(release.requirements))
     except UvError as error:
         near = _nearest(uv, release, lock)
         if near is not None and release.version not in near:
@@ -277,15 +298,6 @@ def _resolve(uv: str, release: EngineRelease, lock: IO[str]) -> str:
                 + f" (tested: {', '.join(release.tested_versions)})"
             ) from None
         raise EngineCacheError(f"{release.name} cannot be installed here.\n{error}") from None
-    from hyperlapse.shim.environment import GPU_LIBRARIES
-
-    for package, soname in RUNTIME_BY_PACKAGE.items():
-        if soname not in GPU_LIBRARIES and re.search(rf"^{package}==", found, re.MULTILINE):
-            raise EngineCacheError(
-                f"{release.name} is built for CUDA 12, whose libraries this version of hyperlapse does not have: choose a "
-                f"release for CUDA 13 (tested: {', '.join(release.tested_versions)})"
-            )
-    return found
 
 
 def _nearest(uv: str, release: EngineRelease, lock: IO[str]) -> list[str] | None:

@@ -8,32 +8,35 @@ come from package metadata, read by a short-lived interpreter of that environmen
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hyperlapse.integrations import default_engine, engines
+from hyperlapse.integrations.environments import EngineReleaseError, parse_release
+
 if TYPE_CHECKING:
     from hyperlapse.cli.progress import Progress
+    from hyperlapse.integrations import Engine
 
 ENVIRONMENT_VARIABLE = "HYPERLAPSE_ENGINE_PYTHON"
-LOCAL_ENVIRONMENT = ".venv-vllm"
-PACKAGES = ("vllm", "torch", "hyperlapse", "aiohttp", "transformers")
 _QUERY_LIMIT_S = 60
+# The engine's folder is asked for, too: whether the integration fits is read from its sources.
 _QUERY = """
 import importlib.metadata as m, json, platform, sys
-found = {"python": platform.python_version()}
+found = {"versions": {"python": platform.python_version()}, "folders": {}}
 for name in sys.argv[1:]:
     try:
-        found[name] = m.version(name)
+        found["versions"][name] = m.version(name)
+        found["folders"][name] = str(m.distribution(name).locate_file(name))
     except m.PackageNotFoundError:
         pass
-if "vllm" in found:
-    found["folder"] = str(m.distribution("vllm").locate_file("vllm"))
 print(json.dumps(found))
 """
 
@@ -44,60 +47,72 @@ class EngineNotFoundError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class EngineEnvironment:
-    """An interpreter, its `vllm` command, and the versions installed with it."""
+    """An interpreter, and the versions of what matters to a result that is installed with it."""
 
     python: Path
     versions: Mapping[str, str]
 
     @property
+    def engine(self) -> Engine:
+        """The first known engine that is installed there."""
+        return next(engine for name, engine in engines().items() if name in self.versions)
+
+    @property
     def command(self) -> list[str]:
-        """The stock `vllm` command line of this environment."""
-        script = self.python.parent / "vllm"
-        return [str(script)] if script.is_file() else [str(self.python), "-m", "vllm.entrypoints.cli.main"]
+        """The engine's stock command line of this environment."""
+        return self.engine.command(self.python)
 
     @property
     def name(self) -> str:
-        return "vllm"
+        return self.engine.name
 
     @property
     def version(self) -> str:
-        return self.versions["vllm"]
+        return self.versions[self.name]
 
 
 def find_engine(
     explicit: str | None, environ: Mapping[str, str] = os.environ, progress: Progress | None = None
 ) -> EngineEnvironment:
-    """The engine environment: `explicit` (--engine), $HYPERLAPSE_ENGINE_PYTHON, ./.venv-vllm, this interpreter, the
+    """The engine environment: `explicit` (--engine), $HYPERLAPSE_ENGINE_PYTHON, ./.venv-NAME, this interpreter, the
     newest of the cache.
 
-    `explicit` and the variable name a release (vllm==0.32.0), whose environment is made where it is missing, or an
+    `explicit` and the variable name a release (NAME==VERSION), whose environment is made where it is missing, or an
     environment's folder or its Python. Raises EngineNotFoundError.
     """
     if explicit:
         return inspect_engine(_chosen(explicit, "--engine", progress))
     if value := environ.get(ENVIRONMENT_VARIABLE):
         return inspect_engine(_chosen(value, f"${ENVIRONMENT_VARIABLE}", progress))
-    local = Path(LOCAL_ENVIRONMENT)
-    if local.is_dir():
-        return inspect_engine(_python_in(local, f"./{LOCAL_ENVIRONMENT}"))
-    if importlib.util.find_spec("vllm") is not None:
+    for engine in engines().values():
+        if Path(engine.local_environment).is_dir():
+            return inspect_engine(_python_in(Path(engine.local_environment), f"./{engine.local_environment}"))
+    if any(importlib.util.find_spec(name) is not None for name in engines()):
         return inspect_engine(Path(sys.executable))
     from hyperlapse.cli.engine_cache import newest_complete
 
     if (cached := newest_complete()) is not None:
         return inspect_engine(_chosen(f"{cached.engine}=={cached.version}", "the cache of engines", progress))
+    folders = _or(f"./{engine.local_environment}" for engine in engines().values())
     raise EngineNotFoundError(
-        f"no environment with vLLM found: ./{LOCAL_ENVIRONMENT} does not exist, vLLM is not installed beside hyperlapse, and "
-        "`hyperlapse engines` has made none. --engine vllm makes one (about 10 GB, once), --engine PATH or "
+        f"no environment with {_titles()} found: there is no {folders}, none is installed beside hyperlapse, and `hyperlapse "
+        f"engines` has made none. --engine {default_engine().name} makes one (about 10 GB, once), --engine PATH or "
         f"{ENVIRONMENT_VARIABLE}=PATH names one that exists."
     )
+
+
+def _titles() -> str:
+    return _or(engine.title for engine in engines().values())
+
+
+def _or(names: Iterable[str]) -> str:
+    return " or ".join(names)
 
 
 def _chosen(text: str, source: str, progress: Progress | None) -> Path:
     """The Python that a release or a path names. A path that exists wins: a folder may have an engine's name."""
     if not Path(text).exists():
         from hyperlapse.cli.engine_cache import EngineCacheError, ensure
-        from hyperlapse.integrations.environments import EngineReleaseError, parse_release
 
         try:
             release = parse_release(text)
@@ -118,7 +133,8 @@ def _python_in(path: Path, source: str) -> Path:
 
 def inspect_engine(python: Path) -> EngineEnvironment:
     """What is installed beside `python`. Raises EngineNotFoundError when that is no engine, or lacks hyperlapse."""
-    query = [str(python), "-I", "-c", _QUERY, *PACKAGES]
+    asked = (engine.packages for engine in engines().values())
+    query = [str(python), "-I", "-c", _QUERY, *dict.fromkeys(itertools.chain(*asked))]
     try:
         result = subprocess.run(query, capture_output=True, text=True, timeout=_QUERY_LIMIT_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -127,24 +143,25 @@ def inspect_engine(python: Path) -> EngineEnvironment:
         said = result.stderr.strip()[-500:] or f"exit status {result.returncode}"
         raise EngineNotFoundError(f"{python} does not run: {said}")
     try:
-        versions = json.loads(result.stdout)
-    except ValueError:
+        answer = json.loads(result.stdout)
+        found = EngineEnvironment(python, answer["versions"])
+        folders: dict[str, str] = answer["folders"]
+    except (ValueError, KeyError, TypeError):
         raise EngineNotFoundError(
             f"{python} is no Python: asked for its packages, it printed {result.stdout[:80]!r}"
         ) from None
-    if "vllm" not in versions:
-        raise EngineNotFoundError(f"{python} has no vLLM: install it there, or name another one with --engine PATH")
-    if "hyperlapse" not in versions:
+    if not any(name in found.versions for name in engines()):
         raise EngineNotFoundError(
-            f"{python} has vLLM but not hyperlapse, which must stand beside it: install the same hyperlapse there, or let "
-            "--engine vllm==VERSION make an environment"
+            f"{python} has no {_titles()}: install it there, or name another one with --engine PATH"
         )
-    from hyperlapse.integrations.environments import EngineReleaseError, check_sources
-
-    folder = versions.pop("folder", None)
+    if "hyperlapse" not in found.versions:
+        raise EngineNotFoundError(
+            f"{python} has {found.engine.title} but not hyperlapse, which must stand beside it: install the same hyperlapse "
+            f"there, or let --engine {found.name}==VERSION make an environment"
+        )
     try:
-        if folder is not None:
-            check_sources(versions["vllm"], Path(folder))
+        if found.name in folders:
+            found.engine.check_sources(found.version, Path(folders[found.name]))
     except EngineReleaseError as error:
         raise EngineNotFoundError(f"{python}: {error}") from None
-    return EngineEnvironment(python, versions)
+    return found

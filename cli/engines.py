@@ -28,6 +28,7 @@ def list_command(as_json: bool = False) -> None:
     """Show every environment of the cache: release, Python, size, and whether its hyperlapse is this one."""
     from hyperlapse.cli.engine_cache import cache_folder, cached_environments
     from hyperlapse.cli.own_wheel import contents_sha256
+    from hyperlapse.integrations import default_engine
 
     own, found = contents_sha256(), cached_environments()
     rows = [
@@ -47,7 +48,8 @@ def list_command(as_json: bool = False) -> None:
         click.echo(json.dumps(rows, indent=2))
         return
     if not rows:
-        click.echo(f"No engine environments in {cache_folder()}; `hyperlapse engines add vllm==VERSION` makes one.")
+        example = f"hyperlapse engines add {default_engine().name}==VERSION"
+        click.echo(f"No engine environments in {cache_folder()}; `{example}` makes one.")
         return
     from rich import box
     from rich.console import Console
@@ -74,6 +76,7 @@ def add_command(engine: str) -> None:
     """Make the environment of a release, e.g. vllm==0.32.0, with this hyperlapse in it."""
     from hyperlapse.cli.engine_cache import EngineCacheError, ensure
     from hyperlapse.cli.progress import TerminalProgress
+    from hyperlapse.integrations import default_engine
     from hyperlapse.integrations.environments import EngineReleaseError, parse_release
 
     try:
@@ -81,7 +84,11 @@ def add_command(engine: str) -> None:
     except EngineReleaseError as error:
         raise click.BadParameter(str(error), param_hint="NAME==VERSION") from None
     if release is None:
-        raise click.BadParameter(f"{engine}: name a release, for example vllm==0.32.0", param_hint="NAME==VERSION")
+        known = default_engine()
+        raise click.BadParameter(
+            f"{engine}: name a release, for example {known.name}=={known.tested_versions[-1]}",
+            param_hint="NAME==VERSION",
+        )
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:

@@ -13,7 +13,8 @@ import hashlib
 import importlib
 import importlib.metadata
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 DISTRIBUTION = "hyperlapse"
@@ -24,9 +25,13 @@ _METADATA = ("METADATA", "WHEEL", "entry_points.txt")
 
 def contents_sha256() -> str:
     """The SHA-256 of all that a wheel of the running hyperlapse would hold; equal for equal code, however installed."""
+    return _digest((name, path.read_bytes()) for name, path in sorted(_files().items()))
+
+
+def _digest(files: Iterable[tuple[str, bytes]]) -> str:
     digest = hashlib.sha256()
-    for name, path in sorted(_files().items()):
-        digest.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    for name, data in files:
+        digest.update(f"{name}\0{hashlib.sha256(data).hexdigest()}\n".encode())
     return digest.hexdigest()
 
 
@@ -35,8 +40,16 @@ def packed_names() -> list[str]:
     return sorted(_files())
 
 
-def pack(folder: Path) -> Path:
-    """Writes the wheel into `folder` and returns its path."""
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A wheel. contents_sha256: of what is in it, whatever happened to the sources since."""
+
+    path: Path
+    contents_sha256: str
+
+
+def pack(folder: Path) -> Packed:
+    """Writes the wheel into `folder`."""
     distribution = importlib.metadata.distribution(DISTRIBUTION)
     information = f"{DISTRIBUTION}-{distribution.version}.dist-info"
     path = folder / f"{DISTRIBUTION}-{distribution.version}-{_tag(distribution)}.whl"
@@ -50,15 +63,18 @@ def pack(folder: Path) -> Path:
             digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
             record.append(f"{name},sha256={digest},{len(data)}")
 
+        packed = []
         for name, file in sorted(_files().items()):
-            add(name, file.read_bytes(), 0o755 if file.stat().st_mode & 0o100 else 0o644)
+            data = file.read_bytes()
+            packed.append((name, data))
+            add(name, data, 0o755 if file.stat().st_mode & 0o100 else 0o644)
         for name in _METADATA:
             add(f"{information}/{name}", (distribution.read_text(name) or "").encode(), 0o644)
         record.append(f"{information}/RECORD,,")
         entry = zipfile.ZipInfo(f"{information}/RECORD")
         entry.external_attr = 0o100644 << 16
         wheel.writestr(entry, "\n".join([*record, ""]))
-    return path
+    return Packed(path, _digest(packed))
 
 
 def _tag(distribution: importlib.metadata.Distribution) -> str:

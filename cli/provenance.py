@@ -47,7 +47,7 @@ def provenance(
         "model_sha256": files_sha256(path for path in model_folder.glob("*.json") if path.is_file()),
         "device_profile": {"name": profile.name, "sha256": profile.sha256},
         "predictor": "kernel database" if fixed_step is None else f"fixed step {fixed_step}",
-        "price_tables": _price_tables(gpu) if fixed_step is None else None,
+        "price_tables": _price_tables(gpu, engine) if fixed_step is None else None,
         "host_time": dict(host_time),
         "host_time_sha256": text_sha256(json.dumps(dict(host_time), sort_keys=True)),
         "trace": None if trace is None else str(trace),
@@ -60,13 +60,14 @@ def text_sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _price_tables(gpu: str) -> dict[str, str]:
+def _price_tables(gpu: str, engine: EngineEnvironment) -> dict[str, str]:
     """The measured tables and the predictor's device facts that prices come from."""
     from hyperlapse.cli.priced_device import priced_device
     from hyperlapse.predictor.database import package_root, package_version
 
     device = priced_device(gpu)
-    tables = sorted((package_root() / "systems" / "data" / device.database_system).glob("*/vllm/*/*_perf.parquet"))
+    folder, name = package_root() / "systems" / "data" / device.database_system, engine.engine.price_tables()
+    tables = sorted(folder.glob(f"*/{name}/*/*_perf.parquet"))
     return {
         "package": f"aiconfigurator-core {package_version()}",
         "tables_sha256": files_sha256(tables),

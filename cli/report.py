@@ -1,8 +1,9 @@
 """Writes and reads reports: a folder with `report.json` (or `report.json.gz`) and `report.html`.
 
 Why: both files must appear whole or not at all, and never in a folder that holds something else of the user's. Each is
-written beside its place under another name, synchronised, and renamed when both are complete. What an interrupted or
-failed write began is removed.
+written beside its place under another name, synchronised, and renamed when both are complete. Two renames are not one: so
+an earlier report is copied first, and put back when one of them fails. What an interrupted or failed write began is
+removed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import gzip
 import io
 import json
 import os
+import shutil
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -55,7 +57,7 @@ def check_folder(folder: Path) -> None:
             f"--report {folder}: the folder holds other files ({shown}); name a new folder, or one that holds nothing but "
             "an earlier report, which is then replaced"
         )
-    if HTML_FILE in found and not found & {JSON_FILE, COMPRESSED_FILE}:
+    if HTML_FILE in found and ((folder / HTML_FILE).is_dir() or not found & {JSON_FILE, COMPRESSED_FILE}):
         raise ReportError(f"--report {folder}: {HTML_FILE} in it is not a report of hyperlapse; name a new folder")
     for name in (JSON_FILE, COMPRESSED_FILE):
         if name in found and not _is_report(folder / name):
@@ -92,15 +94,11 @@ def write_files(report: Mapping[str, Any], folder: Path, progress: Progress) -> 
         html = _part(folder / HTML_FILE, parts)
         html.write_text(page, encoding="utf-8")
         _synchronise(html)
-        data.replace(folder / data.name.removesuffix(PART_SUFFIX))
-        html.replace(folder / HTML_FILE)
+        _exchange(folder, (data, html), parts)
         done = True
-        other = COMPRESSED_FILE if data.name == JSON_FILE + PART_SUFFIX else JSON_FILE
-        (folder / other).unlink(missing_ok=True)
     except OSError as error:
-        raise ReportError(
-            f"the report cannot be written to {folder}: {error.strerror}; nothing was left there"
-        ) from None
+        left = "nothing was left there" if made else "what was there before is unchanged"
+        raise ReportError(f"the report cannot be written to {folder}: {error.strerror}; {left}") from None
     finally:
         if not done:
             for part in parts:
@@ -109,6 +107,43 @@ def write_files(report: Mapping[str, Any], folder: Path, progress: Progress) -> 
                 with contextlib.suppress(OSError):
                     folder.rmdir()
     return [folder / HTML_FILE, folder / data.name.removesuffix(PART_SUFFIX)]
+
+
+def _exchange(folder: Path, new: Sequence[Path], parts: list[Path]) -> None:
+    """Puts the new files in the place of the earlier report's. Raises OSError with the earlier report in its place, and
+    ReportError when even that failed.
+    """
+    earlier: dict[str, Path] = {}
+    for name in sorted(OWN_FILES):
+        if (folder / name).exists():
+            earlier[name] = _part(folder / f"{name}.earlier", parts)
+            shutil.copyfile(folder / name, earlier[name])
+            _synchronise(earlier[name])
+    places = {part.name.removesuffix(PART_SUFFIX): part for part in new}
+    try:
+        for name, part in places.items():
+            part.replace(folder / name)
+        for name in earlier.keys() - places.keys():
+            (folder / name).unlink()
+    except BaseException as error:
+        try:
+            for name in sorted(OWN_FILES):
+                if name in earlier:
+                    earlier[name].replace(folder / name)
+                else:
+                    (folder / name).unlink(missing_ok=True)
+        except OSError as second:
+            kept = [copy for copy in earlier.values() if copy.exists()]
+            parts[:] = [part for part in parts if part not in kept]
+            raise ReportError(
+                f"the report cannot be written to {folder}: {error}; and putting the earlier one back failed too: "
+                f"{second.strerror}. Do not use the files there"
+                + (f"; copies of the earlier ones: {', '.join(copy.name for copy in kept)}" if kept else "")
+            ) from None
+        raise
+    for copy in earlier.values():
+        with contextlib.suppress(OSError):
+            copy.unlink()
 
 
 def _part(path: Path, parts: list[Path]) -> Path:

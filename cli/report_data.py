@@ -40,6 +40,10 @@ SCHEMA_FILE = Path(__file__).with_name("report.schema.json")
 LATENCIES = ("ttft_ms", "tpot_ms", "itl_ms", "e2e_ms")
 THROUGHPUTS = ("requests_per_s", "output_tokens_per_s")
 CONFIDENCE = 0.9
+FOLLOWS_LOAD = "follows the offered load: no request waited for a place in the batch"
+PHASES_EXCEED = "phases-exceed-latency"
+# what rounding of the engine's seconds, which are floats, may come to
+ROUNDING_NS = 1000.0
 
 
 class ReportError(Exception):
@@ -86,6 +90,7 @@ def build_report(run: BenchRun, progress: Progress) -> dict[str, Any]:
     budget = device_budget(run.records, steps)
     operators = pricer.operators() if pricer is not None else []
     estimate = error_estimate(options, steps) if pricer is not None else None
+    host = host_time(run, steps)
     return {
         "schema": SCHEMA,
         "version": VERSION,
@@ -96,14 +101,14 @@ def build_report(run: BenchRun, progress: Progress) -> dict[str, Any]:
         "metrics": with_estimates(result, estimate),
         "estimate": estimate,
         "device_time": device_time(run, steps, budget, operators),
-        "host_time": host_time(run, steps),
+        "host_time": host,
         "real_time": {
             "startup_s": result["startup_s"],
             "measurement_s": result["real_s"],
             "phases_s": dict(run.phases_s),
             "clock": dict(run.clock),
         },
-        "events": [{"kind": event.kind, "count": event.count, "text": event.text} for event in run.events],
+        "events": events_of(run, host),
         "requests": request_columns(run.records),
         "steps": step_columns(steps),
     }
@@ -213,16 +218,15 @@ def device_time(
 
 def host_time(run: BenchRun, steps: Sequence[Step]) -> dict[str, Any]:
     """What was charged for the CPU side, and where the time of a mean request went."""
-    from hyperlapse.cli.benchmark import ENGINE
     from hyperlapse.cli.benchmark import host_time as charged_by
     from hyperlapse.coordinator import host_time as calibrated
 
     good = [record for record in run.records if record.ok]
-    known = {constant.name: constant for constant in calibrated.constants(ENGINE)}
+    known = {constant.name: constant for constant in calibrated.constants(run.result.engine)}
     counts = {"request": len(good), "step": len(steps), "token": sum(len(record.token_ns) for record in good)}
     charged = []
     per_request_ns = 0.0
-    for rule, each_ns in charged_by(run.options).items():
+    for rule, each_ns in charged_by(run.options, run.result.engine).items():
         unit = known[rule].unit.rpartition(" ")[2] if rule in known else "request"
         count = counts.get(unit)
         total_ns = None if count is None else count * each_ns
@@ -238,14 +242,30 @@ def host_time(run: BenchRun, steps: Sequence[Step]) -> dict[str, Any]:
     if phases is not None:
         means = {name: value / len(good) for name, value in phases.items()}
         means["charged"] = per_request_ns
-        means["rest"] = max(e2e_ns - sum(means.values()), 0.0)
+        means["rest"] = e2e_ns - sum(means.values())  # below 0: events_of() tells
         means["e2e"] = e2e_ns
     return {"charged": charged, "request_mean_ns": means}
 
 
+def events_of(run: BenchRun, host: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the run counted, and what its parts say about each other."""
+    found: list[dict[str, Any]] = [
+        {"kind": event.kind, "count": event.count, "text": event.text} for event in run.events
+    ]
+    means = host["request_mean_ns"]
+    if means is not None and means["rest"] < -ROUNDING_NS:
+        over_ms, e2e_ms = -means["rest"] / 1e6, means["e2e"] / 1e6
+        text = (
+            f"the engine's phases and the charged host time of a mean request are {over_ms:,.3f} ms more than its latency of "
+            f"{e2e_ms:,.3f} ms: do not trust its parts, and please report this"
+        )
+        found.append({"kind": PHASES_EXCEED, "count": 1, "text": text})
+    return found
+
+
 def error_estimate(options: BenchOptions, steps: Sequence[Step]) -> dict[str, Any]:
     """How far the figures may be from the real GPU's because of predicted durations: relative half-widths that hold in
-    nine of ten cases. What the host-time model may be off by is not in it.
+    nine of ten cases, null with a reason in `without_interval`. What the host-time model may be off by is not in it.
 
     Steps of a run err together (the same kernels again and again), so their errors are averaged, not the smaller for
     their number. A queue makes an error of the steps larger, so the share of the time with requests waiting goes in.
@@ -258,14 +278,16 @@ def error_estimate(options: BenchOptions, steps: Sequence[Step]) -> dict[str, An
     total_ns = sum(step.duration_ns for step in steps)
     queued_ns = sum(step.duration_ns for step in steps if step.state is not None and step.state.waiting)
     queue_share = queued_ns / total_ns if total_ns else 0.0
-    ratios = dict(metric_errors(ratio, queue_share))
-    if options.trace is None and options.rate is None:
-        ratios["throughput"] = ratio  # the next request comes when one has ended: the load follows the GPU
+    ratios = metric_errors(ratio, queue_share)
+    random = options.trace is None
+    if (random and options.rate is None) or (options.concurrency if random else options.max_in_flight) is not None:
+        ratios["throughput"] = ratio  # the client holds requests back until others have ended: the load follows the GPU
     return {
         "confidence": CONFIDENCE,
         "device_time_ratio": ratio,
         "queue_share": queue_share,
         "metric_ratios": ratios,
+        "without_interval": {name: FOLLOWS_LOAD for name, value in ratios.items() if value is None},
     }
 
 

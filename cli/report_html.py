@@ -19,6 +19,7 @@ from typing import Any
 from hyperlapse.cli import report_figures as figures
 from hyperlapse.cli.metrics import NANOSECONDS_PER_MS, NANOSECONDS_PER_S
 from hyperlapse.cli.result import COVERAGES
+from hyperlapse.integrations import engine_title
 
 TEMPLATES = Path(__file__).with_name("templates")
 METRICS = {
@@ -143,16 +144,13 @@ def about(report: Mapping[str, Any]) -> str:
     """One line: engine, workload, date."""
     result = report["result"]
     parts = [
-        f"{ENGINES.get(result['engine'], result['engine'])} {result['engine_version']}",
+        f"{engine_title(result['engine'])} {result['engine_version']}",
         f"{result['detail']} detail",
     ]
     parts.append(load(report) or f"{result['requests']:,} requests")
     if report["created"]:
         parts.append(report["created"][:16].replace("T", " ") + " UTC")
     return " · ".join(parts)
-
-
-ENGINES = {"vllm": "vLLM", "sglang": "SGLang"}
 
 
 def load(report: Mapping[str, Any]) -> str | None:
@@ -197,8 +195,8 @@ def _tiles(report: Mapping[str, Any]) -> list[dict[str, str]]:
     ratios = estimate["metric_ratios"] if estimate else {}
 
     def error(name: str) -> str:
-        if name == "throughput" and ratios.get(name, 1.0) < LEAST_SHARE:
-            return "set by the arrivals · "
+        if name in ratios and ratios[name] is None:
+            return "follows the offered load · "
         return f"{plus_minus(ratios[name])} · " if name in ratios else ""
 
     def latency(name: str, label: str) -> dict[str, str]:
@@ -469,7 +467,7 @@ def _request(report: Mapping[str, Any]) -> dict[str, Any]:
     whole = means["e2e"] or 1
     parts = [
         {
-            "name": name, "colour": colour, "share": means[key] / whole,
+            "name": name, "colour": colour, "share": max(means[key] / whole, 0.0),
             "ms": milliseconds(means[key]), "percent": percent(means[key] / whole),
         }
         for key, name, colour in REQUEST_PARTS
@@ -504,7 +502,7 @@ def facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     result, environment = report["result"], report["environment"]
     provenance = result["provenance"]
     versions = provenance.get("engine_versions") or {}
-    engine = f"{ENGINES.get(result['engine'], result['engine'])} {result['engine_version']}"
+    engine = f"{engine_title(result['engine'])} {result['engine_version']}"
     blocks = result["kv_blocks"]
     found = [
         ("Model", result["model"]),

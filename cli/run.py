@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from hyperlapse.shim.environment import UNSUPPORTED_POLICIES, UNSUPPORTED_VARIABLE
 from hyperlapse.shim.launcher import Mode, Run, RunError, exit_status
 
 NO_PROGRESS_STATUS = 75  # EX_TEMPFAIL: the command was stopped because nobody could go on
@@ -134,6 +135,15 @@ def _activated(engine: str) -> dict[str, str]:
     metavar="SECONDS",
     help="End a run in which nobody can go on after this many real seconds; 0: never.",
 )
+@click.option(
+    "--unsupported",
+    type=click.Choice(UNSUPPORTED_POLICIES),
+    default=UNSUPPORTED_POLICIES[0],
+    show_default=True,
+    envvar=UNSUPPORTED_VARIABLE,
+    show_envvar=True,
+    help="What a CUDA call without a virtual answer does: end the program, warn once and return an error, or return an error.",
+)
 @click.argument("command_line", nargs=-1, type=click.UNPROCESSED, metavar="-- COMMAND...")
 def command(
     gpu: str,
@@ -144,6 +154,7 @@ def command(
     models: tuple[str, ...],
     engine: str | None,
     no_progress: int,
+    unsupported: str,
     command_line: tuple[str, ...],
 ) -> None:
     """Start COMMAND on virtual GPUs and the virtual clock; its children follow.
@@ -167,7 +178,13 @@ def command(
             f"--freeze {freeze!r}: {ready_url!r} is no URL; write ready=http://127.0.0.1:8000/health"
         )
     running = Mode.FLOW if clock == "flow" else Mode.FROZEN
+    try:
+        adapted = adapt_command(list(command_line), detail)
+    except ValueError as error:  # flags that cannot be emulated
+        click.echo(f"hyperlapse: {error}", err=True)
+        sys.exit(2)
     activated = {} if engine is None else _activated(engine)
+    policy = {UNSUPPORTED_VARIABLE: unsupported}
     interrupts = _Interrupts()
     started = False
     try:
@@ -178,16 +195,11 @@ def command(
                 run.set_mode(running)
             elif freeze == "manual":
                 click.echo(f"hyperlapse: real time until you say: hyperlapse clock {run.directory} {clock}", err=True)
-            try:
-                adapted = adapt_command(list(command_line), detail)
-            except ValueError as error:  # flags that cannot be emulated
-                click.echo(f"hyperlapse: {error}", err=True)
-                sys.exit(2)
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, interrupts)
             charged = environment_of(load(adapted.engine) if adapted.engine else {}, run.directory)
             try:
-                process = run.spawn(adapted.argv, {**activated, **adapted.environment, **charged})
+                process = run.spawn(adapted.argv, {**activated, **adapted.environment, **charged, **policy})
                 started = True
             except FileNotFoundError:
                 click.echo(f"hyperlapse: {command_line[0]}: command not found", err=True)

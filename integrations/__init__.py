@@ -1,35 +1,41 @@
 """One package per engine. Nothing outside this folder knows an engine's name, and nothing in it is imported by others
 than `cli/` and the engine itself, through the engine's own extension points.
+
+`cli/` imports this module, engines.py and environments.py, and no engine's own package.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
+from hyperlapse.integrations.engines import Command, Engine, PlainCommand, default_engine, engine_title, engines
 
-class Command(Protocol):
-    """A command line and what is added to its environment; engine: its name, empty for a command of none."""
-
-    @property
-    def engine(self) -> str: ...
-
-    @property
-    def argv(self) -> list[str]: ...
-
-    @property
-    def environment(self) -> dict[str, str]: ...
+__all__ = [
+    "Command",
+    "Engine",
+    "adapt_command",
+    "default_engine",
+    "engine_title",
+    "engines",
+    "kernel_maps",
+    "step_recipes",
+]
 
 
 def adapt_command(argv: Sequence[str], detail: str) -> Command:
-    """The command as it must be started on virtual GPUs: an engine's server gets its worker, others are unchanged.
+    """The command as it must be started on virtual GPUs: an engine's server gets its worker, others are unchanged but for
+    what their environment tells an engine that they may make themselves.
 
-    detail: `kernel` or `step`. Imports no engine.
+    detail: `kernel` or `step`. Imports no engine. Raises ValueError for what cannot be emulated.
     """
-    from hyperlapse.integrations import vllm
-
-    return vllm.adapt_command(argv, detail)
+    environment: dict[str, str] = {}
+    for engine in engines().values():
+        adapted = engine.adapt_command(argv, detail)
+        if adapted.engine:
+            return adapted
+        environment |= adapted.environment
+    return PlainCommand(list(argv), environment)
 
 
 def kernel_maps() -> list[Path]:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ENGINES = ("vllm",)
+from hyperlapse.integrations.engines import engines
+
 NOT_YET = ("sglang",)
 # All that the shim and the integrations import from beside themselves.
 SHIM_REQUIREMENTS = ("cffi>=1.16", "numpy>=2.1,<3")
@@ -40,24 +41,6 @@ class EngineRelease:
         return f"{self.engine}=={self.version}"
 
 
-def tested_versions(engine: str) -> tuple[str, ...]:
-    """Releases of the engine that this version of Hyperlapse was tested with, oldest first."""
-    assert engine == "vllm"
-    from hyperlapse.integrations.vllm import TESTED_VERSIONS
-
-    return TESTED_VERSIONS
-
-
-def check_sources(version: str, package: Path) -> None:
-    """Raises EngineReleaseError when this vLLM lacks something that the integration needs. package: its sources."""
-    from hyperlapse.integrations.vllm.versions import UnsupportedVersionError, verdict
-
-    try:
-        verdict(version, package)
-    except UnsupportedVersionError as error:
-        raise EngineReleaseError(str(error)) from None
-
-
 def parse_release(text: str) -> EngineRelease | None:
     """The release that `NAME==VERSION` names, or the newest tested one for a NAME alone. None when the text does not
     begin with an engine's name (it may then be a path). Raises EngineReleaseError.
@@ -69,12 +52,12 @@ def parse_release(text: str) -> EngineRelease | None:
     if rest[:1] not in ("", "=", "<", ">", "!", "~", "@", "["):
         return None
     if engine in NOT_YET:
-        raise EngineReleaseError(f"{engine} is not supported yet: this version knows {', '.join(ENGINES)}")
-    if engine not in ENGINES:
+        raise EngineReleaseError(f"{engine} is not supported yet: this version knows {', '.join(engines())}")
+    if engine not in engines():
         if rest.startswith("=="):
-            raise EngineReleaseError(f"{engine} is no engine that hyperlapse knows: it knows {', '.join(ENGINES)}")
+            raise EngineReleaseError(f"{engine} is no engine that hyperlapse knows: it knows {', '.join(engines())}")
         return None
-    tested = tested_versions(engine)
+    tested = engines()[engine].tested_versions
     version = rest.removeprefix("==").strip() if rest else tested[-1]
     if (rest and not rest.startswith("==")) or not _VERSION.fullmatch(version):
         raise EngineReleaseError(f"{text}: name one release, for example {engine}=={tested[-1]}")

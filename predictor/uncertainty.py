@@ -6,9 +6,10 @@ operators together. Steps of one run err together, because they are the same ker
 run's device time is the mean over what was priced, weighted with duration, and not smaller by the number of steps.
 
 A latency that consists of steps has the error of its steps. Time to the first token also waits for the steps of others:
-at a busy share rho of the GPU, a queue grows as 1 / (1 - rho) when its service times do, so its error is that much larger,
-up to LIMIT. Throughput is the offered load while the GPU has time to spare, and the GPU's own when it has none: its error is
-taken as the busy share of that of a step.
+in a queue that is there for a share rho of the time, waiting grows as 1 / (1 - rho) when its service times do, so its error
+is that much larger, up to LIMIT. rho is not the GPU's busy share: a GPU that decodes is busy all the time at any load, while
+its batch has room for whoever comes. Throughput is the offered load where no request waits: then nothing can be said about
+its error from durations, and it has none. Where requests wait it has at most that of a step, which is what it gets.
 
 It must never be read as a bound: model error beyond the kernels (host time, scheduling) is not in it, and analytical
 operators carry a stated guess.
@@ -65,20 +66,21 @@ class PricedTime:
         }
 
 
-def metric_errors(device_error: float, busy_share: float) -> dict[str, float]:
-    """Relative half-widths of a result's metrics from the error of its device time.
+def metric_errors(device_error: float, queue_share: float) -> dict[str, float | None]:
+    """Relative half-widths of a result's metrics from the error of its device time; None where none can be derived.
 
-    busy_share: share of the measured time in which the GPU worked, from 0 to 1. Raises ValueError outside.
+    queue_share: share of the measured time in which requests waited for a place in the batch, from 0 to 1. Raises
+    ValueError outside.
     """
-    if not 0 <= busy_share <= 1:
-        raise ValueError(f"a busy share of {busy_share} does not lie between 0 and 1")
+    if not 0 <= queue_share <= 1:
+        raise ValueError(f"a queue share of {queue_share} does not lie between 0 and 1")
     if device_error < 0:
         raise ValueError(f"a device error of {device_error} is negative")
-    queueing = min(1 / (1 - busy_share), LIMIT) if busy_share < 1 else LIMIT
+    queueing = min(1 / (1 - queue_share), LIMIT) if queue_share < 1 else LIMIT
     return {
         "tpot": device_error,
         "itl": device_error,
         "e2e": device_error,
         "ttft": device_error * queueing,
-        "throughput": device_error * busy_share,
+        "throughput": device_error if queue_share else None,
     }

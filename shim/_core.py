@@ -8,6 +8,7 @@ those of ``csrc/core/*.h``; ``tests/core`` compares the sizes of structures with
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -152,16 +153,30 @@ class Core:
         self.ffi: Any = FFI()
         self.ffi.cdef(_DECLARATIONS)
         try:
-            self.lib: Any = self.ffi.dlopen(str(path))
+            self.lib: Any = _loaded(self.ffi, path.name) or self.ffi.dlopen(str(path))
         except OSError as error:
             raise RuntimeError(
                 f"the C core {path} cannot be loaded ({error}); install the package with pip so that it is built"
             ) from error
 
 
+def _loaded(ffi: FFI, name: str) -> Any:
+    """The library of this name that the process has loaded already; None without one.
+
+    A run preloads the core from the launcher's installation. The same library from the engine's, by its path, would be a
+    second copy: both know the run, but what the one keeps for a thread (the annotation of its launches) the other lacks.
+    """
+    try:
+        return ffi.dlopen(name, os.RTLD_NOW | os.RTLD_NOLOAD)
+    except OSError:
+        return None
+
+
 @functools.cache
 def core() -> Core:
-    """The core library of this installation. Raises RuntimeError when it was not built."""
+    """The core library: of the run that this process is part of, else of this installation. Raises RuntimeError when it
+    was not built.
+    """
     return Core(library(CORE_LIBRARY))
 
 

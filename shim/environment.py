@@ -13,6 +13,9 @@ from hyperlapse.shim._core import library
 
 RUN_DIRECTORY_VARIABLE = "HYPERLAPSE_RUN_DIR"
 EXEMPT_VARIABLE = "HYPERLAPSE_EXEMPT"
+UNSUPPORTED_VARIABLE = "HYPERLAPSE_UNSUPPORTED"
+UNSUPPORTED_POLICIES = ("abort", "warn", "error")
+"""What a program gets that makes a call without a virtual answer (csrc/bridge/unsupported.c), the default first."""
 
 # The clock first: the CUDA libraries' own waits must find it. Each soname is named here, although the first library needs them
 # all: what a program itself is linked with is looked for along its RPATH before the needs of a preloaded library are.

@@ -48,7 +48,7 @@ def command(folder: Path | None, seconds: float, detail: str, engine: str | None
     print(f"{len(idle)} of {len(done.recorded)} requests found the server idle")
     print(f"recorded TTFT, median: {recorded_ns / 1e6:.3f} ms")
     print(f"emulated TTFT without host time, median: {device_ns / 1e6:.3f} ms")
-    print(f"{host_time_rule()} = {round(recorded_ns - device_ns)}")
+    print(f"{host_time_rule(done.emulated.result.engine)} = {round(recorded_ns - device_ns)}")
 
 
 if __name__ == "__main__":

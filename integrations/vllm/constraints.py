@@ -56,12 +56,10 @@ class Constraints:
             trace=tuple(getattr(params, "trace_decode_token_ids", None) or ()),
         )
 
-    def forbids(self, token: int, history: Sequence[int]) -> bool:
-        """True when this id may not follow these."""
-        if token in self.banned:
-            return True
-        return any(
-            phrase[-1] == token and tuple(history[len(history) - len(phrase) + 1 :]) == phrase[:-1]
+    def forbidden(self, history: Sequence[int]) -> frozenset[int]:
+        """The ids that may not follow these."""
+        return self.banned | {
+            phrase[-1]
             for phrase in self.phrases
-            if len(history) >= len(phrase) - 1
-        )
+            if len(history) >= len(phrase) - 1 and tuple(history[len(history) - len(phrase) + 1 :]) == phrase[:-1]
+        }

@@ -64,36 +64,40 @@ def choose(
     if ends and not constraints.ignores_end and produced >= constraints.min_tokens:
         return ends[0]
     if constraints.shapes:
-        fitting = [
-            token
-            for token in others.tolist()
-            if (constraints.only is None or token in constraints.only) and not constraints.forbids(token, history)
-        ]
-        others = np.array(fitting) if fitting else others
+        fits = ~np.isin(others, sorted(constraints.forbidden(history)))
+        if constraints.only is not None:
+            fits &= np.isin(others, constraints.only)
+        others = others[fits] if fits.any() else others
     draw = mix(seed, position)
     free = len(others) > vocabulary.size // 2
     if not constraints.ignores_end:
         late = 0 < constraints.max_tokens <= 2 * produced
         if late or mix(draw, _CLOSING) % (_FREE_WORDS if free else 2) == 0:
-            closing = _closing(vocabulary, mask, others, free)
+            closing = _closing(vocabulary, others, free)
             if closing is not None:
                 return closing
     if free:
         words = vocabulary.words
         for step in range(min(_PROBES, len(words))):
             token = words[(draw + step) % len(words)]
-            if allows(mask, token) and token not in stops and not constraints.forbids(token, history):
+            if _holds(others, token):
                 return token
     return _with_text(vocabulary, others, draw)
 
 
-def _closing(vocabulary: Vocabulary, mask: Any, others: Any, free: bool) -> int | None:
+def _closing(vocabulary: Vocabulary, others: Any, free: bool) -> int | None:
     """A character that ends what is open. In free text brackets are text, and only a quotation mark ends it."""
     for mark in '"' if free else '}]",':
         token = vocabulary.punctuation.get(mark)
-        if token is not None and allows(mask, token) and bool((others == token).any()):
+        if token is not None and _holds(others, token):
             return token
     return None
+
+
+def _holds(ids: Any, token: int) -> bool:
+    """ids: in ascending order."""
+    at = int(np.searchsorted(ids, token))
+    return at < len(ids) and int(ids[at]) == token
 
 
 def _with_text(vocabulary: Vocabulary, ids: Any, draw: int) -> int:

@@ -11,6 +11,7 @@ computes would give it up every few milliseconds.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import queue
@@ -102,7 +103,8 @@ class DelayLine:
         while True:
             deadline_ns, future = self._waiting.get()
             self._lib.hl_clock_wait_until(deadline_ns, _WAIT_HOST_TIME)
-            future.get_loop().call_soon_threadsafe(_finish, future)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the server has ended
+                future.get_loop().call_soon_threadsafe(_finish, future)
 
 
 def _finish(future: asyncio.Future[None]) -> None:

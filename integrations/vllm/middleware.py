@@ -24,9 +24,11 @@ Application = Callable[[Message, Receive, Send], Awaitable[None]]
 INFERENCE_ROUTES = (
     "/v1/completions",
     "/v1/chat/completions",
+    "/v1/chat/completions/batch",
     "/v1/responses",
     "/v1/messages",
     "/inference/v1/generate",
+    "/invocations",
     *REFUSED_ROUTES,
 )
 
@@ -50,7 +52,7 @@ class ChargeHostTime:
             await self.app(scope, receive, send)
             return
         messages, body = await _read(receive)
-        what = refused(path, body)
+        what = refused(path, body, lambda: scope["app"].state.engine_client)
         if what is not None:
             await _refuse(send, what)
             return

@@ -92,11 +92,10 @@ class VirtualSampler:
             token = pool[start]
             if token not in constraints.stops:
                 return token
-        history = state.history(position)
+        never = constraints.stops | vocabulary.stops | constraints.forbidden(state.history(position))
         for step in range(len(pool)):
             token = pool[(start + step) % len(pool)]
-            ends = token in constraints.stops or token in vocabulary.stops
-            if not ends and not constraints.forbids(token, history):
+            if token not in never:
                 return token
         return pool[start]  # all that may be chosen ends the request, or is banned: the request asked for it
 

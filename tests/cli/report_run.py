@@ -53,7 +53,9 @@ def make_run(
     while waiting or running:
         if not running:
             now_ns = max(now_ns, arrivals[waiting[0]][0])
-        new = [index for index in waiting if arrivals[index][0] <= now_ns][: seats - len(running)]
+        arrived = [index for index in waiting if arrivals[index][0] <= now_ns]
+        new = arrived[: seats - len(running)]
+        queued = len(arrived) - len(new)  # who comes during the step is not in the scheduler's queue yet
         waiting = [index for index in waiting if index not in new]
         groups = [f"1:{arrivals[index][1] + len(tokens[index])}" for index in running]
         groups += [f"{arrivals[index][1]}:0" for index in new]
@@ -70,7 +72,6 @@ def make_run(
             tokens[index].append(now_ns)
         done = [index for index in running if len(tokens[index]) == output_tokens]
         running = [index for index in running if index not in done]
-        queued = sum(arrivals[index][0] <= now_ns for index in waiting)
         state: dict[str, Any] = {
             "kind": "step", "t_ns": ZERO_NS + now_ns, "engine_index": 0, "running": len(running), "waiting": queued,
             "kv_usage": len(running) / 100, "preemptions": 0, "finished": len(done),
@@ -90,7 +91,7 @@ def make_run(
     )
     result = BenchResult(
         engine="vllm", engine_version="0.23.0", model="qwen3-14b", gpu=GPU, gpus=1, detail="step", clock="frozen", seed=seed,
-        metrics=measure(records), kv_blocks=18_038, kv_block_size=16, preemptions=0, real_s=2.0, startup_s=9.0,
+        metrics=measure(records), kv_blocks=12_345, kv_block_size=16, preemptions=0, real_s=2.0, startup_s=9.0,
         coverage=coverage_shares(coverage), requests_file=str(folder / "requests.jsonl"),
         provenance={
             "hyperlapse_version": "0.1.0", "python_version": "3.11.7", "engine_versions": {"torch": "2.11.0"},
@@ -99,7 +100,7 @@ def make_run(
             "host_time": {"api_request_delay_ns": 7_000_000},
         },
     )  # fmt: skip
-    statistics = EngineStatistics(18_038, 16, 0, len(states), 0, 8192, seats, "cached")
+    statistics = EngineStatistics(12_345, 16, 0, len(states), 0, 8192, seats, "cached")
     options = BenchOptions(
         rate=rate_per_s,
         requests=requests,

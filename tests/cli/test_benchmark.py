@@ -6,6 +6,7 @@ of failures, and that nothing is left running. tests/engines has the real engine
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -24,7 +25,9 @@ from hyperlapse.cli import bench, benchmark
 from hyperlapse.cli.benchmark import BenchError, BenchOptions, events_since, run_bench
 from hyperlapse.cli.engine_environment import EngineEnvironment
 from hyperlapse.cli.metrics import read_requests
+from hyperlapse.integrations import default_engine
 from hyperlapse.shim import launcher
+from hyperlapse.shim.environment import UNSUPPORTED_VARIABLE
 from hyperlapse.shim.launcher import Event
 
 pytest.importorskip("aiohttp", reason="the client needs aiohttp, which the engine's environment has")
@@ -42,6 +45,7 @@ class RealTimeRun:
         self.stuck_after_s: float | None = None
         self.event = "unknown-kernel"
         self.looks = 0
+        self.policies: list[str] = []
 
     def __enter__(self) -> RealTimeRun:
         return self
@@ -55,6 +59,7 @@ class RealTimeRun:
         self, command: Sequence[str], extra_environment: Mapping[str, str] | None = None, **options: Any
     ) -> subprocess.Popen[bytes]:
         environment = {**os.environ, **(extra_environment or {}), "TEST_RUN_DIR": str(self.directory)}
+        self.policies.append(environment.get(UNSUPPORTED_VARIABLE, ""))
         process = subprocess.Popen(list(command), env=environment, **options)
         self.started.append(process)
         self.log.append(f"spawn {Path(command[1]).name}")
@@ -119,13 +124,14 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]
     )
     device_time = iter([{"measured": 10, "unknown": 0}, {"measured": 40, "unknown": 10}])
     monkeypatch.setattr(benchmark, "device_time_ns", lambda directory: next(device_time))
-    monkeypatch.setattr(benchmark, "host_time", lambda options: {"api_request_ns": 5})
-    monkeypatch.setattr(
-        "hyperlapse.integrations.vllm.serve_args",
-        lambda model, detail, executable=(), port=0, **rest: SimpleNamespace(
+    monkeypatch.setattr(benchmark, "host_time", lambda options, engine: {"api_request_ns": 5})
+    served = dataclasses.replace(
+        default_engine(),
+        serve_args=lambda model, detail, executable=(), port=0, **rest: SimpleNamespace(
             argv=[*executable, "serve", str(model), "--port", str(port), *found.server_options], environment={}
         ),
     )
+    monkeypatch.setattr(EngineEnvironment, "engine", served)
     monkeypatch.setattr(benchmark, "provenance", lambda **facts: {"engine_flags": list(facts["engine_flags"])})
     yield found
     assert found.alive() == []
@@ -156,6 +162,23 @@ def test_json_prints_one_object_and_nothing_else(stand_in: Bench) -> None:
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["requests"] == 6
     assert "unknown-kernel, 3 times: some_kernel" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable", "policy"),
+    [([], None, "abort"), ([], "warn", "warn"), (["--unsupported", "error"], "warn", "error")],
+)
+def test_the_engine_is_told_what_an_unsupported_call_does(
+    stand_in: Bench, monkeypatch: pytest.MonkeyPatch, arguments: list[str], variable: str | None, policy: str
+) -> None:
+    if variable is None:
+        monkeypatch.delenv(UNSUPPORTED_VARIABLE, raising=False)
+    else:
+        monkeypatch.setenv(UNSUPPORTED_VARIABLE, variable)
+    trace, output = str(stand_in.trace()), str(stand_in.folder / "out")
+    result = command(stand_in, "--trace", trace, "--json", "--output", output, *arguments)
+    assert result.exit_code == 0, result.output
+    assert set(stand_in.run.policies) == {policy}
 
 
 def test_the_tables_come_without_json(stand_in: Bench) -> None:
@@ -263,11 +286,12 @@ def test_without_an_output_folder_results_go_to_the_state_folder(
 
 
 def test_host_time_of_a_fixed_step_run_is_none() -> None:
-    rule = benchmark.host_time_rule()
-    assert benchmark.host_time(BenchOptions())[rule] > 0
-    assert benchmark.host_time(BenchOptions(fixed_step="10ms,40us")) == {}
-    assert benchmark.host_time(BenchOptions(fixed_step="10ms,40us", host_time_ns=7)) == {rule: 7}
-    assert benchmark.host_time(BenchOptions(host_time_ns=0)) == {}
+    engine = default_engine().name
+    rule = benchmark.host_time_rule(engine)
+    assert benchmark.host_time(BenchOptions(), engine)[rule] > 0
+    assert benchmark.host_time(BenchOptions(fixed_step="10ms,40us"), engine) == {}
+    assert benchmark.host_time(BenchOptions(fixed_step="10ms,40us", host_time_ns=7), engine) == {rule: 7}
+    assert benchmark.host_time(BenchOptions(host_time_ns=0), engine) == {}
 
 
 def test_events_of_the_start_up_are_not_the_measurements() -> None:

@@ -67,6 +67,21 @@ def test_tables_show_figures_and_verdicts(folders: dict[str, Path]) -> None:
         assert text in result.stdout
 
 
+def test_a_throughput_without_an_estimate_says_why(folders: dict[str, Path], tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    result = run(folders["wide"], folders["narrow"], "--json", "--html", page)
+    entries = {entry["name"]: entry for entry in json.loads(result.stdout)["metrics"]}
+    why = "A follows the offered load: no request waited for a place in the batch"
+    for name in ("output tokens", "requests"):
+        assert entries[name]["without_estimate"] == why
+        assert (entries[name]["estimate"], entries[name]["within_estimate"]) == (None, None)
+    assert entries["TTFT"]["without_estimate"] is None
+    sentence = f"No estimate for output tokens per s and requests per s: {why}."
+    assert sentence in page.read_text(encoding="utf-8")
+    assert sentence in " ".join(run(folders["wide"], folders["narrow"]).stdout.split())
+    assert "No estimate" not in run(folders["narrow"], folders["narrow"]).stdout
+
+
 def test_another_workload_is_warned_of(folders: dict[str, Path]) -> None:
     result = run(folders["wide"], folders["other"])
     assert result.exit_code == 0

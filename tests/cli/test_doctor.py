@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,10 +18,14 @@ import pytest
 from hyperlapse.cli import doctor_host, doctor_libraries, doctor_probe
 from hyperlapse.cli.diagnosis import Finding, Status
 from hyperlapse.shim._core import library
+from hyperlapse.shim.environment import GPU_LIBRARIES
 
 LIMIT_S = 300
 CONTAINER = Path(__file__).with_name("container.py")
-NO_ENGINE = {name: value for name, value in os.environ.items() if not name.startswith("HYPERLAPSE_")}
+NOT_OURS = ("HYPERLAPSE_", "LD_", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
+NO_ENGINE = {name: value for name, value in os.environ.items() if not name.startswith(NOT_OURS)}
+# What these groups find is of our making; the rest is this machine's: its disk, its limits, an engine beside us.
+OURS = ("libraries", "clock")
 
 
 def doctor(folder: Path, *arguments: str, prefix: Sequence[str] = (), **variables: str) -> tuple[int, str, str]:
@@ -43,17 +48,26 @@ def findings(output: str) -> dict[tuple[str, str], dict[str, Any]]:
     found = {(row["group"], row["name"]): row for row in answer["findings"]}
     assert len(found) == len(answer["findings"]), "each finding has a name of its own"
     assert answer["ok"] == all(row["status"] != "broken" for row in answer["findings"])
+    assert all(row["remedy"] for row in answer["findings"] if row["status"] in ("warning", "broken"))
     return found
 
 
-def test_this_machine_is_sound(tmp_path: Path) -> None:
-    status, output, errors = doctor(tmp_path, "--json")
+def broken(found: dict[tuple[str, str], dict[str, Any]], *groups: str) -> list[dict[str, Any]]:
+    return [row for row in found.values() if row["status"] == "broken" and row["group"] in (groups or OURS)]
+
+
+def expected_status(found: dict[tuple[str, str], dict[str, Any]]) -> int:
+    return int(any(row["status"] == "broken" for row in found.values()))
+
+
+def test_what_is_installed_is_sound(tmp_path: Path) -> None:
+    status, output, errors = doctor(tmp_path, "--json", "--no-torch")
     found = findings(output)
-    assert (status, [row for row in found.values() if row["status"] == "broken"]) == (0, []), errors
+    assert broken(found) == [], errors
+    assert status == expected_status(found)
     assert "all ours" in found["libraries", "this Python"]["found"]
+    assert found["libraries", "installed files"]["found"].endswith("for programs of CUDA 12 and 13")
     assert found["clock", "self-test"]["status"] == "ok"
-    assert found["engines", "engine"]["status"] == "warning"
-    assert all(row["remedy"] for row in found.values() if row["status"] == "warning")
 
 
 def test_behind_a_containers_walls(tmp_path: Path) -> None:
@@ -61,9 +75,11 @@ def test_behind_a_containers_walls(tmp_path: Path) -> None:
     walls = ("unshare", "--user", "--map-root-user", "--mount", "--pid", "--net", "--ipc", "--fork", "--kill-child")
     if shutil.which("unshare") is None or subprocess.run([*walls, "true"], capture_output=True).returncode:
         pytest.skip("this machine allows no user namespaces (unshare --user)")
-    status, output, errors = doctor(tmp_path, "--json", prefix=(*walls, sys.executable, str(CONTAINER), "64m"))
+    walls = (*walls, sys.executable, str(CONTAINER), "64m")
+    status, output, errors = doctor(tmp_path, "--json", "--no-torch", prefix=walls)
     found = findings(output)
-    assert (status, [row for row in found.values() if row["status"] == "broken"]) == (0, []), errors
+    assert broken(found, *OURS, "memory", "system") == [], errors
+    assert status == expected_status(found)
     for name in ("hidepid", "seccomp", "user namespaces"):
         assert found["clock", name]["status"] == "note"
     assert found["memory", "/dev/shm"]["status"] == "warning"
@@ -89,7 +105,7 @@ def test_the_table_says_what_to_do(tmp_path: Path) -> None:
     status, output, _ = doctor(tmp_path, CUDA_VISIBLE_DEVICES="")
     assert status == 1, "no device is visible to the programs of a run"
     assert "→ unset CUDA_VISIBLE_DEVICES" in output
-    assert "1 broken" in output.splitlines()[-1]
+    assert re.search(r"[1-9][0-9]* broken", output.splitlines()[-1])
 
 
 def test_a_library_that_escapes_is_named(tmp_path: Path) -> None:
@@ -179,8 +195,9 @@ def test_control_group_limits_are_seen(tmp_path: Path) -> None:
 
 
 def test_every_soname_has_a_symbol_to_ask_for() -> None:
-    assert {name.partition(".so")[0] + ".so" for name in doctor_libraries.WANTED} == set(doctor_libraries.SYMBOLS)
-    assert len(doctor_libraries.installed_sonames()) >= 6
+    asked = doctor_libraries.installed_sonames()
+    assert set(GPU_LIBRARIES) - set(asked) == {"libhyperlapse_preload.so"}
+    assert {name.partition(".so")[0] + ".so" for name in asked} == set(doctor_libraries.SYMBOLS)
 
 
 def test_a_fault_without_a_remedy_cannot_be_told() -> None:

@@ -6,8 +6,10 @@ import base64
 import contextlib
 import hashlib
 import io
+import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -25,12 +27,12 @@ import pytest
 from hyperlapse.cli import engine_cache, own_wheel
 from hyperlapse.cli.engine_environment import find_engine
 from hyperlapse.cli.uv import UvError, find_uv
-from hyperlapse.integrations import environments
-from hyperlapse.integrations.environments import EngineReleaseError, parse_release
+from hyperlapse.integrations import default_engine
+from hyperlapse.integrations.environments import EngineRelease, EngineReleaseError, parse_release
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 120
-NEWEST = environments.tested_versions("vllm")[-1]
+NEWEST = default_engine().tested_versions[-1]
 
 # A package whose build says that it has begun and then goes on until it is ended.
 SLOW_BUILD = """
@@ -264,16 +266,69 @@ def test_a_cache_that_cannot_be_written_is_named(cache: Cache) -> None:
     assert "Not a directory; the folder of engine environments is" in result.stderr
 
 
-def test_too_little_disk_is_said_before_anything_is_downloaded(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def here(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> EngineRelease:
+    """The newest release, to be made by this process with the user's cache and index."""
     for name, value in cache.environment.items():
         monkeypatch.setenv(name, value)
+    release = parse_release("vllm")
+    assert release is not None
+    return release
+
+
+def test_little_disk_is_a_warning(
+    here: EngineRelease, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Uv's cache may hold everything: then an environment takes next to nothing."""
     free = shutil.disk_usage("/")._replace(free=3_200_000_000)
     monkeypatch.setattr(engine_cache.shutil, "disk_usage", lambda path: free)
-    release = parse_release("vllm==0.6.0")
-    assert release is not None
-    with pytest.raises(engine_cache.EngineCacheError, match=r"needs about 10 GB and .* has 3\.2 GB left"):
-        engine_cache.ensure(release)
-    assert engine_cache.cached_environments() == []
+    assert engine_cache.ensure(here).exists()
+    said = capsys.readouterr().err
+    assert re.search(
+        r"warning: vllm==\S+ needs about 10 GB, less what uv's cache has .* has 3\.2 GB left\. Free some", said
+    )
+
+
+def test_a_full_disk_is_named_and_nothing_is_left(cache: Cache) -> None:
+    """The cache's folder is a file system of 512 KiB: hyperlapse itself is larger."""
+    walls = ("unshare", "--user", "--map-root-user", "--mount")
+    if shutil.which("unshare") is None or subprocess.run([*walls, "true"], capture_output=True).returncode:
+        pytest.skip("this machine allows no user namespaces (unshare --user)")
+    small = cache.home / "cache"
+    small.mkdir()
+    script = f'mount -t tmpfs -o size=512k tmpfs {small} && "$@"; status=$?; ls {cache.folder}; exit $status'
+    add = [sys.executable, "-m", "hyperlapse.cli.main", "engines", "add", "vllm"]
+    result = subprocess.run(
+        [*walls, "sh", "-c", script, "sh", *add],
+        env=cache.environment,
+        cwd=cache.home,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+    )
+    assert result.returncode == 2, result.stderr
+    assert "is full. Free some, remove other engines (hyperlapse engines), or choose another disk" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == "", "nothing but the lock, whose name begins with a dot"
+
+
+def test_a_hyperlapse_that_changes_while_it_is_installed_is_installed_again(
+    here: EngineRelease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true, answers = own_wheel.contents_sha256(), iter(["as it was before an edit"])
+    monkeypatch.setattr(engine_cache, "contents_sha256", lambda: next(answers, true))
+    assert engine_cache.ensure(here).exists()
+    (found,) = engine_cache.cached_environments()
+    assert found.hyperlapse_sha256 == true, "the record tells what was packed, not what was wanted"
+
+
+def test_a_hyperlapse_that_never_rests_ends_with_a_message(
+    here: EngineRelease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = itertools.count()
+    monkeypatch.setattr(engine_cache, "contents_sha256", lambda: f"edit {next(versions)}")
+    with pytest.raises(engine_cache.EngineCacheError, match="3 times and each time it was another one afterwards"):
+        engine_cache.ensure(here)
 
 
 def test_names_that_are_paths_are_no_releases() -> None:
@@ -289,11 +344,12 @@ def test_the_packed_wheel_holds_what_the_built_one_holds(tmp_path: Path) -> None
     packages = configuration["tool"]["scikit-build"]["wheel"]["packages"]
     assert packages == {f"hyperlapse/{name}": name for name in own_wheel.PACKAGES}
     packed = own_wheel.pack(tmp_path)
-    with zipfile.ZipFile(packed) as archive:
+    assert packed.contents_sha256 == own_wheel.contents_sha256()
+    with zipfile.ZipFile(packed.path) as archive:
         names = set(archive.namelist())
         assert archive.testzip() is None
     assert "hyperlapse/shim/lib/hyperlapse-keeper" in names
     assert "hyperlapse/integrations/vllm/environments.yaml" in names
     assert not [name for name in names if "__pycache__" in name or name.endswith(".pyc")]
-    first = packed.read_bytes()
-    assert own_wheel.pack(tmp_path).read_bytes() == first
+    first = packed.path.read_bytes()
+    assert own_wheel.pack(tmp_path).path.read_bytes() == first

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,16 +11,18 @@ from hyperlapse.cli import engine_environment
 from hyperlapse.cli.engine_environment import EngineNotFoundError, find_engine
 
 
-def environment(folder: Path, answer: str, status: int = 0) -> Path:
+def environment(folder: Path, answer: str | dict[str, str], status: int = 0, **folders: str) -> Path:
+    """answer: what its Python prints, or the versions that it knows; folders: of packages."""
+    text = answer if isinstance(answer, str) else json.dumps({"versions": answer, "folders": folders})
     python = folder / "bin" / "python"
     python.parent.mkdir(parents=True)
-    python.write_text(f"#!/bin/sh\necho '{answer}'\nexit {status}\n")
+    python.write_text(f"#!/bin/sh\necho '{text}'\nexit {status}\n")
     python.chmod(0o755)
     return folder
 
 
 def test_a_folder_or_its_python_can_be_named(tmp_path: Path) -> None:
-    folder = environment(tmp_path / "env", '{"vllm": "0.23.0", "hyperlapse": "0.1.0", "python": "3.11.2"}')
+    folder = environment(tmp_path / "env", {"vllm": "0.23.0", "hyperlapse": "0.1.0", "python": "3.11.2"})
     for name in (str(folder), str(folder / "bin" / "python")):
         found = find_engine(name, {})
         assert found.version == "0.23.0"
@@ -30,8 +33,8 @@ def test_a_folder_or_its_python_can_be_named(tmp_path: Path) -> None:
 
 def test_the_variable_comes_before_the_local_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    environment(tmp_path / ".venv-vllm", '{"vllm": "1", "hyperlapse": "1"}')
-    other = environment(tmp_path / "other", '{"vllm": "2", "hyperlapse": "1"}')
+    environment(tmp_path / ".venv-vllm", {"vllm": "1", "hyperlapse": "1"})
+    other = environment(tmp_path / "other", {"vllm": "2", "hyperlapse": "1"})
     assert find_engine(None, {}).version == "1"
     assert find_engine(None, {"HYPERLAPSE_ENGINE_PYTHON": str(other)}).version == "2"
 
@@ -42,9 +45,9 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(EngineNotFoundError, match="there is no Python at"):
         find_engine(str(tmp_path / "nowhere"), {})
     with pytest.raises(EngineNotFoundError, match="has no vLLM"):
-        find_engine(str(environment(tmp_path / "bare", "{}")), {})
+        find_engine(str(environment(tmp_path / "bare", {})), {})
     with pytest.raises(EngineNotFoundError, match="has vLLM but not hyperlapse"):
-        find_engine(str(environment(tmp_path / "alone", '{"vllm": "1"}')), {})
+        find_engine(str(environment(tmp_path / "alone", {"vllm": "1"})), {})
     with pytest.raises(EngineNotFoundError, match="is no Python: asked for its packages, it printed 'hello"):
         find_engine(str(environment(tmp_path / "other", "hello")), {})
     with pytest.raises(EngineNotFoundError, match="does not run"):
@@ -56,6 +59,6 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_an_engine_that_cannot_work_is_refused_before_it_is_started(tmp_path: Path) -> None:
     """Any folder that is no vLLM: what the integration needs is not in it."""
-    answer = f'{{"vllm": "0.1.0", "hyperlapse": "1", "folder": "{tmp_path}"}}'
+    versions = {"vllm": "0.1.0", "hyperlapse": "1"}
     with pytest.raises(EngineNotFoundError, match=r"vLLM 0\.1\.0 does not fit .* Tested are 0\.23\.0, 0\.32\.0"):
-        find_engine(str(environment(tmp_path / "old", answer)), {})
+        find_engine(str(environment(tmp_path / "old", versions, vllm=str(tmp_path))), {})

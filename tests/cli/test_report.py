@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import gzip
 import json
 import subprocess
@@ -18,7 +19,8 @@ from hyperlapse.cli import report as reports
 from hyperlapse.cli.bench import command as bench
 from hyperlapse.cli.benchmark import BenchRun
 from hyperlapse.cli.progress import Silent
-from hyperlapse.cli.report_data import SCHEMA_FILE, ReportError, build_report
+from hyperlapse.cli.report import COMPRESS_ABOVE_BYTES
+from hyperlapse.cli.report_data import FOLLOWS_LOAD, SCHEMA_FILE, ReportError, build_report
 from hyperlapse.cli.report_html import number, percent
 from hyperlapse.shim.launcher import Event
 from tests.cli.report_run import make_run
@@ -101,6 +103,50 @@ def test_a_queue_makes_the_estimate_of_the_first_token_larger(tmp_path: Path) ->
     ratios = found["estimate"]["metric_ratios"]
     assert found["estimate"]["queue_share"] > 0.5
     assert ratios["ttft"] > 1.5 * ratios["tpot"]
+
+
+def test_throughput_has_an_interval_or_a_reason_for_none(run: BenchRun, report: dict[str, Any], tmp_path: Path) -> None:
+    """Never an interval without a width: the load decides where nobody waits, and then durations say nothing."""
+    estimate, figure = report["estimate"], report["metrics"]["output_tokens_per_s"]
+    assert estimate["queue_share"] == 0
+    assert estimate["metric_ratios"]["throughput"] is None
+    assert estimate["without_interval"] == {"throughput": FOLLOWS_LOAD}
+    assert (figure["low"], figure["high"]) == (None, None)
+    assert "follows the offered load" in reports.render_report(report)
+    queued = make_run(tmp_path / "run", rate_per_s=200.0, seats=2, requests=12)
+    for limited in (
+        queued,
+        dataclasses.replace(run, options=dataclasses.replace(run.options, concurrency=64)),
+        dataclasses.replace(run, options=dataclasses.replace(run.options, rate=None)),
+        dataclasses.replace(run, options=dataclasses.replace(run.options, trace=Path("t"), max_in_flight=64)),
+    ):
+        found = build_report(limited, Silent())
+        assert found["estimate"]["metric_ratios"]["throughput"] == found["estimate"]["device_time_ratio"] > 0
+        assert found["estimate"]["without_interval"] == {}
+        figure = found["metrics"]["output_tokens_per_s"]
+        assert figure["low"] < figure["value"] < figure["high"]
+        assert "follows the offered load" not in reports.render_report(found)
+
+
+def test_phases_that_are_more_than_the_latency_are_told(report: dict[str, Any], tmp_path: Path) -> None:
+    assert report["host_time"]["request_mean_ns"]["rest"] > 0
+    assert report["events"] == []
+    run = make_run(tmp_path / "run", requests=6)
+    path = tmp_path / "run" / "engine-1.jsonl"
+    path.write_text(path.read_text(encoding="utf-8").replace('"decode_ns": 1', '"decode_ns": 90'), encoding="utf-8")
+    found = build_report(run, Silent())
+    (event,) = found["events"]
+    means = found["host_time"]["request_mean_ns"]
+    assert means["rest"] < 0
+    assert sum(means[name] for name in ("queued", "prefill", "decode", "charged", "rest")) == pytest.approx(
+        means["e2e"]
+    )
+    assert (event["kind"], event["count"]) == ("phases-exceed-latency", 1)
+    assert f"{-means['rest'] / 1e6:,.3f} ms more than its latency of {means['e2e'] / 1e6:,.3f} ms" in event["text"]
+    Draft202012Validator(json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))).validate(found)
+    page = reports.render_report(found)
+    assert "phases-exceed-latency, once" in page
+    assert "flex: -" not in page
 
 
 def test_a_fixed_step_has_no_estimate(run: BenchRun) -> None:
@@ -213,6 +259,54 @@ def test_a_write_that_fails_leaves_nothing(report: dict[str, Any], tmp_path: Pat
     found = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "cannot be written" in found.stdout
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before, "the earlier report stays"
+
+
+@pytest.mark.parametrize("limit_bytes", [COMPRESS_ABOVE_BYTES, 1000])
+def test_a_rename_that_fails_puts_the_earlier_report_back(
+    report: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit_bytes: int
+) -> None:
+    """Of the second file, with the first in its place already. Renames fail for reasons that a test cannot make."""
+    folder, really = tmp_path / "report", Path.replace
+    failing: list[str] = ["report.html.part"]
+
+    def replace(self: Path, target: Path) -> Path:
+        if self.name in failing:
+            raise OSError(errno.EIO, "Input/output error")
+        return really(self, target)
+
+    newer = {**report, "created": "2001-01-01T00:00:00+00:00"}
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", replace)
+        with pytest.raises(ReportError, match="Input/output error; nothing was left there"):
+            reports.write_files(report, folder, Silent())
+    assert not folder.exists()
+    reports.write_files(report, folder, Silent())
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr(reports, "COMPRESS_ABOVE_BYTES", limit_bytes)
+        patch.setattr(Path, "replace", replace)
+        with pytest.raises(ReportError, match="Input/output error; what was there before is unchanged"):
+            reports.write_files(newer, folder, Silent())
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+        failing.append("report.json.earlier.part")
+        with pytest.raises(
+            ReportError, match=r"Do not use the files there; copies of the earlier ones: .*earlier\.part"
+        ):
+            reports.write_files(newer, folder, Silent())
+    copies = {path.name.removesuffix(".earlier.part"): path.read_bytes() for path in folder.glob("*.earlier.part")}
+    assert copies["report.json"] == before["report.json"]
+    reports.check_folder(folder)
+    reports.write_files(newer, folder, Silent())
+    assert reports.read_report(folder) == newer
+    assert {path.name for path in folder.iterdir()} == {"report.json", "report.html"}
+
+
+def test_a_folder_in_the_place_of_the_page_is_refused(report: dict[str, Any], tmp_path: Path) -> None:
+    reports.write_files(report, tmp_path, Silent())
+    (tmp_path / "report.html").unlink()
+    (tmp_path / "report.html").mkdir()
+    with pytest.raises(ReportError, match=r"report\.html in it is not a report"):
+        reports.write_files(report, tmp_path, Silent())
 
 
 # ----- reading -----

@@ -28,8 +28,6 @@ from click.testing import CliRunner
 from hyperlapse.cli.main import cli
 from hyperlapse.shim.models import resolve_model
 
-pytest.importorskip("aiohttp", reason="the client needs aiohttp, which the engine's environment has")
-
 SERVER = Path(__file__).with_name("completions_server.py")
 CONTAINER = Path(__file__).with_name("container.py")
 LIMIT_S = 240
@@ -88,6 +86,9 @@ TABLE = [
     ("bench -- --port 80", USAGE, "--port is set by hyperlapse bench"),
     ("bench -- --api_key=x", USAGE, "--api-key: the load generator of a benchmark speaks plain HTTP"),
     ("run", USAGE, "Start COMMAND on virtual GPUs"),
+    ("run --unsupported ignore -- true", USAGE, "is not one of 'abort', 'warn', 'error'"),
+    ("bench --unsupported ignore", USAGE, "is not one of 'abort', 'warn', 'error'"),
+    ("run -- vllm serve m --enable-lora", USAGE, "--enable-lora: LoRA adapters are not priced"),
     ("run -- ''", USAGE, "no command given; write it after --"),
     ("run --freeze soon -- true", USAGE, "expected start, ready=URL or manual"),
     ("run --freeze ready=8000 -- true", USAGE, "'8000' is no URL"),
@@ -120,7 +121,7 @@ def stand_in_engine(folder: Path) -> None:
     """An environment whose `vllm` is a small server and whose packages are said to be an engine's."""
     binaries = folder / "bin"
     binaries.mkdir(parents=True)
-    versions = json.dumps({"python": "3", "vllm": "0.23.0", "hyperlapse": "0"})
+    versions = json.dumps({"versions": {"python": "3", "vllm": "0.23.0", "hyperlapse": "0"}, "folders": {}})
     answer = f"""case "$*" in *importlib.metadata*) echo '{versions}'; exit;; esac"""
     serve = f"""export TEST_RUN_DIR="$HYPERLAPSE_RUN_DIR"
 exec {sys.executable} {SERVER} "$@" $STAND_IN_OPTIONS"""
@@ -281,6 +282,7 @@ class Stage:
 
 @pytest.fixture
 def stage(tmp_path: Path) -> Iterator[Stage]:
+    pytest.importorskip("aiohttp", reason="the client needs aiohttp, which the engine's environment has")
     found = Stage(tmp_path)
     yield found
     for command in found.started:

@@ -31,6 +31,7 @@ FLAGS = ("--enforce-eager", "--max-model-len", "16384", "--enable-auto-tool-choi
 # 1,100 blocks of 16 tokens, so that three prompts of 6,000 tokens push the first one out; 4 GiB hold 1,600 blocks
 OFFLOADING = ("--num-gpu-blocks-override", "1100", "--kv-offloading-size", "4")
 PCIE_5_BYTES_PER_S = 63e9  # 16 lanes at 32 GT/s, 128b/130b
+ONE_TWO = [{"role": "user", "content": "one two"}]
 SCHEMA = {
     "type": "object",
     "properties": {
@@ -257,6 +258,8 @@ def test_stop_strings_and_stop_ids(server: Serving) -> None:
     [
         (COMPLETIONS, {"prompt": "one", "allowed_token_ids": list(range(1025))}, "at most 1024"),
         (COMPLETIONS, {"prompt": "one", "logprobs": 21}, "logprobs"),
+        (COMPLETIONS, {"prompt": "one", "stop_token_ids": list(range(128)), "min_tokens": 1}, "ids that end a text"),
+        (CHAT, {"messages": ONE_TWO, "bad_words": [" ".join(["t5"] * 1025)]}, "1024 ids"),
         ("/v1/score", {"text_1": "one", "text_2": "two"}, "logits"),
     ],
 )
@@ -339,5 +342,5 @@ def test_blocks_come_back_from_the_hosts_memory(server: Serving, engine: EngineE
     assert metric(server, "vllm:external_prefix_cache_hits_total") - before > 5900
     moved_bytes = metric(server, "vllm:kv_offload_total_bytes_total")  # to the host: 160 KiB a token of Qwen3-14B
     assert moved_bytes > 4 * 5900 * 160 * 1024
-    rate = moved_bytes / metric(server, "vllm:kv_offload_total_time_total")
-    assert 0.5 * PCIE_5_BYTES_PER_S < rate < PCIE_5_BYTES_PER_S
+    # no lower bound: the time between the events holds what the host does before each copy, on the real clock here
+    assert moved_bytes / metric(server, "vllm:kv_offload_total_time_total") < PCIE_5_BYTES_PER_S

@@ -1,14 +1,30 @@
-"""What is refused before the engine sees it, and nothing else."""
+"""What is refused before the engine sees it, and nothing else. What needs the engine's own counting is compared with the
+engine in tests/engines/test_vllm_refusals.py.
+"""
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
-from hyperlapse.integrations.vllm.refusals import LIMITS, REFUSED_FIELDS, REFUSED_ROUTES, answer, refused
+from hyperlapse.integrations.vllm import refusals
+from hyperlapse.integrations.vllm.refusals import LIMITS, REFUSED_FIELDS, REFUSED_ROUTES, answer
 
 ROUTE = "/v1/completions"
+
+
+class CountedError(Exception):
+    """The engine was asked for."""
+
+
+def the_engine() -> Any:
+    raise CountedError
+
+
+def refused(path: str, body: bytes) -> str | None:
+    return refusals.refused(path, body, the_engine)
 
 
 @pytest.mark.parametrize("path", REFUSED_ROUTES)
@@ -22,7 +38,7 @@ def test_scores(path: str) -> None:
 @pytest.mark.parametrize("nested", [False, True])
 def test_more_than_the_model_runner_holds(name: str, limit: int, nested: bool) -> None:
     def asked(count: int) -> bytes:
-        fields = {name: list(range(count)), "min_tokens": 1}
+        fields = {name: list(range(count))}
         return json.dumps({"sampling_params": fields} if nested else fields).encode()
 
     assert refused(ROUTE, asked(limit)) is None
@@ -49,8 +65,29 @@ def test_fields(name: str) -> None:
         b'{"prompt": "allowed_token_ids"}',
         b'{"logit_bias": null}',
         b'{"stop_token_ids": %s}' % json.dumps(list(range(500))).encode(),
+        b'{"stop_token_ids": [], "min_tokens": 9, "bad_words": []}',
+        b'{"stop": ["a"], "min_tokens": 9}',
         b'{"logprobs": 5, "response_format": {"type": "json_object"}}',
     ],
 )
 def test_what_the_engine_can_answer(body: bytes) -> None:
     assert refused(ROUTE, body) is None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"bad_words": ["a"]}, {"stop_token_ids": [1], "min_tokens": 1}, {"stop_token_ids": ["1"], "min_tokens": "1"}],
+)
+def test_what_the_engine_must_count(fields: dict[str, Any]) -> None:
+    for given in (fields, {"sampling_params": fields}):
+        with pytest.raises(CountedError):
+            refused(ROUTE, json.dumps(given).encode())
+
+
+@pytest.mark.parametrize("name", [*LIMITS, *REFUSED_FIELDS])
+def test_no_other_spelling_of_a_name_passes(name: str) -> None:
+    text = json.dumps({name: list(range(2000))})
+    escaped = text.replace("_", "\\u005f")
+    assert name not in escaped
+    for body in (escaped.encode(), text.encode("utf-16"), text.encode("utf-16-le"), text.encode("utf-32")):
+        assert refused(ROUTE, body) is not None

@@ -16,18 +16,20 @@ from hyperlapse.predictor.step import StepPredictor
 from hyperlapse.predictor.uncertainty import LIMIT, PricedTime, metric_errors
 
 
-@given(error=st.floats(0, 1), busy=st.floats(0, 1))
-def test_metrics_err_at_least_as_their_steps(error: float, busy: float) -> None:
-    found = metric_errors(error, busy)
+@given(error=st.floats(0, 1), queue_share=st.floats(0, 1))
+def test_metrics_err_at_least_as_their_steps(error: float, queue_share: float) -> None:
+    found = metric_errors(error, queue_share)
     assert found["tpot"] == found["itl"] == found["e2e"] == error
+    assert found["ttft"] is not None
     assert error <= found["ttft"] <= error * LIMIT
-    assert 0 <= found["throughput"] <= error
+    assert found["throughput"] == (error if queue_share else None), "no interval rather than one without a width"
 
 
 def test_a_saturated_gpu_and_impossible_input() -> None:
     assert metric_errors(0.1, 1.0)["ttft"] == pytest.approx(0.1 * LIMIT)
+    assert metric_errors(0.1, 0.5)["ttft"] == pytest.approx(0.2)
     for wrong in ((0.1, -0.1), (0.1, 1.1), (-0.1, 0.5)):
-        with pytest.raises(ValueError, match=r"busy share|device error"):
+        with pytest.raises(ValueError, match=r"queue share|device error"):
             metric_errors(*wrong)
 
 
