@@ -46,6 +46,7 @@
     X(int, timer_create, (clockid_t, struct sigevent *, timer_t *)) \
     X(int, timer_gettime, (timer_t, struct itimerspec *)) \
     X(int, timer_delete, (timer_t)) \
+    X(int, timer_getoverrun, (timer_t)) \
     X(int, timerfd_settime, (int, int, const struct itimerspec *, struct itimerspec *)) \
     X(int, timer_settime, (timer_t, int, const struct itimerspec *, struct itimerspec *)) \
     X(int, pthread_mutex_timedlock, (pthread_mutex_t *, const struct timespec *)) \

@@ -35,7 +35,7 @@ static void *broadcast_loop(void *argument)
                 continue;
             lock_condition(slot);
             uintptr_t condition = atomic_load(&slot->condition);
-            if (condition)
+            if (condition && atomic_load(&slot->pid) == pid) /* not given back meanwhile, to a thread of another process */
                 hl_libc_cond_broadcast((pthread_cond_t *)condition);
             unlock_condition(slot);
         }

@@ -146,11 +146,13 @@ HL_EXPORT hl_process *hl_page_process(void)
     if (atomic_load(&registered_pid) == pid)
         return the_process;
     hl_process *process = find_or_claim(pid);
-    /* After an exec the threads of the program that this process was are gone, with their deadlines; its thread may even
-     * have our thread id. Its launches are still being priced: their holds stay. */
+    /* After an exec the threads of the program that this process was are gone, with their deadlines and locks; its thread may
+     * even have our thread id. Its launches are still being priced: their holds stay. */
     for (int i = 0; i < atomic_load(&the_page->slots_used); i++)
-        if (atomic_load(&the_page->slots[i].pid) == pid)
+        if (atomic_load(&the_page->slots[i].pid) == pid) {
+            atomic_store(&the_page->slots[i].condition_busy, 0);
             hl_wait_free_slot(the_page, &the_page->slots[i]);
+        }
     atomic_store(&process->start_stack, own_start_stack());
     the_process = process;
     atomic_store(&registered_pid, pid);

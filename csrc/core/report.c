@@ -115,8 +115,12 @@ static void copy_cut(char *to, const char *from, size_t size)
 HL_EXPORT void hl_report_event(const char *kind, const char *text)
 {
     hl_page *page = hl_page_get();
-    if (!page)
-        return;
+    if (page)
+        hl_report_event_on(page, kind, text);
+}
+
+HL_EXPORT void hl_report_event_on(hl_page *page, const char *kind, const char *text)
+{
     char short_kind[HL_EVENT_KIND_BYTES], short_text[HL_EVENT_TEXT_BYTES];
     copy_cut(short_kind, kind, sizeof short_kind);
     copy_cut(short_text, text, sizeof short_text);

@@ -13,4 +13,8 @@ __attribute__((format(printf, 1, 2))) void hl_report_warning(const char *format,
  * "unvirtualised-wait", ... Texts are cut at 199 bytes. Without a run it does nothing. */
 void hl_report_event(const char *kind, const char *text);
 
+/* The same for the time-keeper, which is no participant of the run whose page it has mapped. */
+struct hl_page;
+void hl_report_event_on(struct hl_page *page, const char *kind, const char *text);
+
 #endif

@@ -43,14 +43,35 @@ static void fatal(const char *what)
     abort();
 }
 
-/* A failure would drop a running thread from the proof in silence. */
+/* A failure would drop a running thread from the proof in silence, unless it is that the process has ended. */
+static void check_proc(int error)
+{
+    if (error != 0 && error != ENOENT && error != ESRCH)
+        fatal(error == EMFILE || error == ENFILE ? "too few file descriptors for the threads of the run: raise ulimit -n"
+                                                 : "cannot read the run states of processes under /proc (hidepid?)");
+}
+
 int keeper_open_proc(const char *path)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0 && errno != ENOENT && errno != ESRCH)
-        fatal(errno == EMFILE || errno == ENFILE ? "too few file descriptors for the threads of the run: raise ulimit -n"
-                                                 : "cannot read the run states of processes under /proc (hidepid?)");
+    if (fd < 0)
+        check_proc(errno);
     return fd;
+}
+
+/* The next entry that is a process or thread, 0 at the end. */
+static int32_t next_id(DIR *directory)
+{
+    for (;;) {
+        errno = 0;
+        struct dirent *entry = readdir(directory);
+        if (!entry) {
+            check_proc(errno);
+            return 0;
+        }
+        if (isdigit((unsigned char)entry->d_name[0]))
+            return atoi(entry->d_name);
+    }
 }
 
 static bool read_process(int32_t pid, scanned *out)
@@ -115,10 +136,12 @@ static int scan(keeper *k)
 {
     int count = 0;
     DIR *directory = opendir("/proc");
-    if (!directory)
-        return 0;
-    for (struct dirent *entry; (entry = readdir(directory)) && count < SCAN_MAX;)
-        if (isdigit((unsigned char)entry->d_name[0]) && read_process(atoi(entry->d_name), &table[count]))
+    if (!directory) {
+        check_proc(errno);
+        fatal("/proc is gone: the run states of threads cannot be read");
+    }
+    for (int32_t pid; count < SCAN_MAX && (pid = next_id(directory));)
+        if (read_process(pid, &table[count]))
             count++;
     closedir(directory);
     if (count == SCAN_MAX)
@@ -179,15 +202,12 @@ static void add_process(keeper *k, const scanned *process, int32_t member)
     snprintf(path, sizeof path, "/proc/%d/task", process->pid);
     DIR *directory = opendir(path);
     int threads = 0;
-    if (directory) {
-        for (struct dirent *entry; (entry = readdir(directory));)
-            if (isdigit((unsigned char)entry->d_name[0])) {
-                int32_t tid = atoi(entry->d_name);
-                add_thread(k, process->pid, tid, member);
-                threads++;
-            }
+    if (!directory)
+        check_proc(errno);
+    for (int32_t tid; directory && (tid = next_id(directory)); threads++)
+        add_thread(k, process->pid, tid, member);
+    if (directory)
         closedir(directory);
-    }
     k->members[member].threads = threads;
 }
 
@@ -199,7 +219,7 @@ static void add_softirq_threads(keeper *k, int count)
         if (table[i].parent != 2)
             continue;
         snprintf(path, sizeof path, "/proc/%d/comm", table[i].pid);
-        int fd = open(path, O_RDONLY | O_CLOEXEC);
+        int fd = keeper_open_proc(path);
         if (fd < 0)
             continue;
         if (read(fd, name, sizeof name - 1) > 0 && !strncmp(name, "ksoftirqd/", 10))
@@ -212,8 +232,10 @@ static void forget_process(hl_page *page, hl_process *process, int32_t pid)
 {
     for (int i = 0; i < atomic_load(&page->slots_used); i++) {
         hl_slot *slot = &page->slots[i];
-        if (atomic_load(&slot->pid) == pid)
-            hl_wait_free_slot(page, slot);
+        if (atomic_load(&slot->pid) != pid)
+            continue;
+        atomic_store(&slot->condition_busy, 0); /* its broadcaster may have been killed while it held this */
+        hl_wait_free_slot(page, slot);
     }
     atomic_store(&process->holds, 0);
     atomic_store(&process->start_stack, 0);

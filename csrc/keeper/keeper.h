@@ -53,6 +53,7 @@ typedef struct keeper {
     uint32_t registrations; /* of the page, when the census was taken */
     int64_t census_real_ns; /* when it was taken */
     int64_t holds;          /* at the instant of the last proof that all are asleep */
+    int32_t blind_pid;      /* whose sleep the last proof could not see and took for granted, 0: nobody's */
     bool census_stale;
     int loadavg_fd;
     bool exact;  /* this kernel's wchan tells who sleeps */

@@ -17,6 +17,7 @@
  * long (a zmq input thread that slept through 50 jumps was woken, had not run yet, and was skipped: 10-61 ms wrong). */
 #include "keeper.h"
 
+#include "../core/report.h"
 #include "../core/sys.h"
 
 #include <signal.h>
@@ -148,7 +149,10 @@ static look look_again(keeper *k, keeper_thread *thread)
         thread->blind_since_ns = now_ns;
         thread->blind_ran = ran;
     }
-    return now_ns - thread->blind_since_ns > BLIND_NS ? LOOK_ASLEEP : LOOK_RUNS;
+    if (now_ns - thread->blind_since_ns <= BLIND_NS)
+        return LOOK_RUNS;
+    k->blind_pid = thread->pid;
+    return LOOK_ASLEEP;
 }
 
 static look look_at(keeper *k, keeper_thread *thread)
@@ -257,9 +261,26 @@ static void mark_unwrapped(hl_page *page)
     }
 }
 
+/* A jump may rest on this proof, and a thread that was about to sleep and lost its CPU for so long would fool it. */
+static void tell_of_the_blind(const keeper *k)
+{
+    char path[64], name[32] = "", text[HL_EVENT_TEXT_BYTES];
+    snprintf(path, sizeof path, "/proc/%d/comm", k->blind_pid);
+    int fd = keeper_open_proc(path);
+    if (fd >= 0) {
+        read_text(fd, name, sizeof name);
+        close(fd);
+    }
+    name[strcspn(name, "\n")] = 0;
+    snprintf(text, sizeof text, "%s hides where its threads sleep (not dumpable?): asleep is who has not run for %d ms", name,
+             (int)(BLIND_NS / HL_NS_PER_MS));
+    hl_report_event_on(k->page, "blind-proof", text);
+}
+
 static bool is_quiet(keeper *k)
 {
     hl_page *page = k->page;
+    k->blind_pid = 0;
     uint64_t activity = atomic_load(&page->activity);
     if (k->thread_count && !is_blocked(k, 0))
         return false;
@@ -285,6 +306,8 @@ bool keeper_prove_quiet(keeper *k)
     atomic_fetch_add(&page->proofs, 1);
     keeper_census(k);
     bool quiet = is_quiet(k) && keeper_census_is_complete(k);
+    if (quiet && k->blind_pid)
+        tell_of_the_blind(k);
     if (quiet)
         mark_unwrapped(page);
     else

@@ -78,5 +78,8 @@ def test_programs_directory_is_complete() -> None:
         "interrupted",
         "python_waits",
         "ping_pong",
+        "forks",
+        "skipped",
+        "broken_proc",
         "edges",
     }

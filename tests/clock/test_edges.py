@@ -33,6 +33,13 @@ def test_takes_about_300_ms(clock: Clock, case: str) -> None:
     assert not clock.virtual or 0.298 <= elapsed_s <= 0.304
 
 
+def test_children_forked_while_timers_expire_have_timers(clock: Clock) -> None:
+    """The thread that serves the parent's may hold their lock at the fork, and does not exist in the child."""
+    elapsed_s = clock.measure("forks")["elapsed"]
+    assert elapsed_s >= 0.4
+    assert not clock.virtual or elapsed_s <= 0.40101  # the last child waits for 1 ms
+
+
 def test_a_program_that_sets_its_own_preload_stays_on_the_clock(virtual_clock: Clock) -> None:
     """As the start scripts of jemalloc and tcmalloc do."""
     program = "import time; began = time.monotonic(); time.sleep(3600); print(time.monotonic() - began)"

@@ -83,7 +83,7 @@ class Service:
 
     def price_launch(self, launch: pricing.Launch) -> pricing.PriceLike:
         self.asked.append(launch)
-        self.gate.wait(30)
+        self.gate.wait(120)
         return self._price(launch)
 
     def _serve(self) -> None:
@@ -96,7 +96,7 @@ class Service:
     def stop(self) -> pricing.ServiceReport:
         self.gate.set()
         self._stop.set()
-        self._thread.join(30)
+        self._thread.join(120)
         assert self.report is not None
         return self.report
 

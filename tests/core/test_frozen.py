@@ -158,7 +158,7 @@ def test_long_kernels_pass_at_once(run: Any) -> None:
     """,
     )
     assert (int(waited), int(polled), int(called), int(event)) == (3600 * S,) * 4
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 600
 
 
 def test_ranks_meet_at_one_virtual_instant(run: Any) -> None:

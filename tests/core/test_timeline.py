@@ -38,20 +38,18 @@ def warm(core: Any, launch: Any, *durations: int, kind: str = "kernel", name: st
 
 def test_events_measure_a_kernel(core: Any, service: Any, launch: Any) -> None:
     service()
-    warm(core, launch, 1000 * MS)
+    warm(core, launch, 50 * MS)
     stream = core.lib.hl_timeline_stream_create(0, False)
     began_ns = core.lib.hl_clock_now_ns()
     before = mark(core, stream)
-    core.lib.hl_timeline_launch(stream, launch("kernel", "k", 1000 * MS))
+    core.lib.hl_timeline_launch(stream, launch("kernel", "k", 50 * MS))
     after = mark(core, stream)
-    assert elapsed_ns(core, before, after) is None
-    assert core.lib.hl_timeline_event_query(after) == RUNNING
     core.lib.hl_timeline_event_wait(after)
     assert core.lib.hl_timeline_event_query(after) == DONE
     elapsed = elapsed_ns(core, before, after)
     # the kernel starts when the host gets to launching it, a little after the event
     assert elapsed is not None
-    assert 1000 * MS <= elapsed <= core.lib.hl_clock_now_ns() - began_ns
+    assert 50 * MS <= elapsed <= core.lib.hl_clock_now_ns() - began_ns
 
 
 def instant_ns(core: Any, event: int) -> int:
@@ -61,7 +59,7 @@ def instant_ns(core: Any, event: int) -> int:
 
 
 def resolved(core: Any, event: int) -> None:
-    limit = time.monotonic() + 30
+    limit = time.monotonic() + 120
     while core.lib.hl_timeline_event_query(event) == UNRESOLVED:
         assert time.monotonic() < limit
         time.sleep(0.001)
@@ -110,27 +108,35 @@ def test_steps_carry_no_gaps(core: Any, service: Any, launch: Any) -> None:
 
 def test_waits_take_as_long_as_the_device(core: Any, service: Any, launch: Any) -> None:
     service()
-    warm(core, launch, 1000 * MS)
-    stream = core.lib.hl_timeline_stream_create(0, False)
+    warm(core, launch, 50 * MS)
+    stream, busy = core.lib.hl_timeline_stream_create(0, False), core.lib.hl_timeline_stream_create(0, False)
+    core.lib.hl_timeline_launch(busy, launch("copy", "d2d", FAR * 1287))
     began = time.monotonic_ns()
-    core.lib.hl_timeline_launch(stream, launch("kernel", "k", 1000 * MS))
-    assert core.lib.hl_timeline_stream_query(stream) == RUNNING
+    core.lib.hl_timeline_launch(stream, launch("kernel", "k", 50 * MS))
     core.lib.hl_timeline_stream_wait(stream)
-    assert time.monotonic_ns() - began >= 1000 * MS
+    assert time.monotonic_ns() - began >= 50 * MS
     assert core.lib.hl_timeline_stream_query(stream) == DONE
+    assert core.lib.hl_timeline_stream_query(busy) == RUNNING
 
 
 def test_device_wait_covers_destroyed_streams(core: Any, service: Any, launch: Any) -> None:
     service()
-    warm(core, launch, 1000 * MS)
+    warm(core, launch, 50 * MS)
     stream = core.lib.hl_timeline_stream_create(0, False)
     began = time.monotonic_ns()
-    core.lib.hl_timeline_launch(stream, launch("kernel", "k", 1000 * MS))
+    core.lib.hl_timeline_launch(stream, launch("kernel", "k", 50 * MS))
+    core.lib.hl_timeline_stream_destroy(stream)
+    core.lib.hl_timeline_device_wait(0)
+    assert time.monotonic_ns() - began >= 50 * MS
+
+
+def test_device_wait_does_not_wait_for_other_devices(core: Any, launch: Any) -> None:
+    stream = core.lib.hl_timeline_stream_create(0, False)
+    core.lib.hl_timeline_launch(stream, launch("copy", "d2d", FAR * 1287))
+    event = mark(core, stream)
     core.lib.hl_timeline_stream_destroy(stream)
     core.lib.hl_timeline_device_wait(1)
-    assert time.monotonic_ns() - began < 1000 * MS
-    core.lib.hl_timeline_device_wait(0)
-    assert time.monotonic_ns() - began >= 1000 * MS
+    assert core.lib.hl_timeline_event_query(event) == RUNNING
 
 
 def test_unpriced_work_does_not_block_the_host(core: Any, service: Any, launch: Any) -> None:
@@ -266,17 +272,22 @@ def test_host_callback_runs_when_the_stream_reaches_it(core: Any, service: Any, 
 
     began = time.monotonic_ns()
     core.lib.hl_timeline_launch(stream, launch("kernel", "k", 1000 * MS))
+    slow_kernel = mark(core, stream)
     core.lib.hl_timeline_host_callback(stream, slow, core.ffi.NULL)
     core.lib.hl_timeline_launch(stream, launch("kernel", "k", 5 * MS))
     end = mark(core, stream)
-    # asked for later, reached earlier
+    # asked for later, reached earlier (unless this host stood still for a second between the two)
     core.lib.hl_timeline_launch(other, launch("kernel", "k", 5 * MS))
+    quick_kernel = mark(core, other)
     core.lib.hl_timeline_host_callback(other, quick, core.ffi.NULL)
     core.lib.hl_timeline_event_wait(end)
     finished = time.monotonic_ns()
-    assert [name for name, _ in ran] == ["quick", "slow"]
-    assert ran[0][1] - began >= 5 * MS
-    assert ran[1][1] - began >= 1000 * MS
+    first, second = (
+        ("quick", "slow") if instant_ns(core, quick_kernel) < instant_ns(core, slow_kernel) else ("slow", "quick")
+    )
+    assert [name for name, _ in ran] == [first, second]
+    assert dict(ran)["quick"] - began >= 5 * MS
+    assert dict(ran)["slow"] - began >= 1000 * MS
     assert finished - began >= 1015 * MS
 
 

@@ -135,6 +135,10 @@ int main(void)
                                         timer_delete(timer) == 0);
     CASE("timer_create thread 100", timer_create(CLOCK_REALTIME, &by_thread, &timer) == 0 &&
                                         timer_settime(timer, 0, &once, NULL) == 0 && sem_wait(&notified) == 0 && timer_delete(timer) == 0);
+    CASE("timer_create overrun 350", timer_create(CLOCK_MONOTONIC, &by_signal, &timer) == 0 &&
+                                         timer_settime(timer, 0, &(struct itimerspec){of(100 * MS), of(100 * MS)}, NULL) == 0 &&
+                                         (sleep_ns(350 * MS), wait_signal(SIGUSR1)) && timer_getoverrun(timer) >= 2 &&
+                                         timer_delete(timer) == 0);
     printf("}\n");
     return 0;
 }
