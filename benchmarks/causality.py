@@ -12,8 +12,9 @@ import argparse
 
 from common import finish, verdict
 from hyperlapse.cli.benchmark import BenchOptions, BenchRun, run_bench
+from hyperlapse.cli.engine_environment import find_engine
 from hyperlapse.cli.progress import TerminalProgress
-from tests.des.model import Arrival, Difference, Engine, compare, simulate
+from tests.des.model import Arrival, Difference, Engine, compare, simulate_after_warm_up, tokenizer_wait_ns
 
 TOLERANCE_NS = 100_000
 # Seeds whose 100 random prompts share no prefix block: the model knows no prefix cache.
@@ -28,9 +29,9 @@ def difference(run: BenchRun, tokenizer_wait_ns: int) -> Difference:
         tokenizer_wait_ns=tokenizer_wait_ns,
     )
     arrivals = [Arrival(record.send_ns, record.prompt_tokens, record.output_tokens) for record in run.records]
-    modelled = simulate(arrivals, engine)
-    sends = [record.send_ns for record in run.records]
-    return compare(sends, [record.token_ns for record in run.records], modelled, TOLERANCE_NS)
+    measured = [record.token_ns for record in run.records]
+    modelled = simulate_after_warm_up(arrivals, engine, measured)
+    return compare([record.send_ns for record in run.records], measured, modelled, TOLERANCE_NS)
 
 
 def main() -> None:
@@ -47,7 +48,7 @@ def main() -> None:
                 ),
                 progress,
             )
-        found = difference(run, Engine().tokenizer_wait_ns)
+        found = difference(run, tokenizer_wait_ns(find_engine(options.engine).folder))
         exact = found.late_first_tokens == 0 and found.late_gaps == 0
         good = good and exact
         print(

@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,10 +47,11 @@ class EngineNotFoundError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class EngineEnvironment:
-    """An interpreter, and the versions of what matters to a result that is installed with it."""
+    """An interpreter, and the versions and folders of what matters to a result that is installed with it."""
 
     python: Path
     versions: Mapping[str, str]
+    folders: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def engine(self) -> Engine:
@@ -69,6 +70,11 @@ class EngineEnvironment:
     @property
     def version(self) -> str:
         return self.versions[self.name]
+
+    @property
+    def folder(self) -> Path:
+        """The engine's package."""
+        return Path(self.folders[self.name])
 
 
 def find_engine(
@@ -144,8 +150,7 @@ def inspect_engine(python: Path) -> EngineEnvironment:
         raise EngineNotFoundError(f"{python} does not run: {said}")
     try:
         answer = json.loads(result.stdout)
-        found = EngineEnvironment(python, answer["versions"])
-        folders: dict[str, str] = answer["folders"]
+        found = EngineEnvironment(python, answer["versions"], answer["folders"])
     except (ValueError, KeyError, TypeError):
         raise EngineNotFoundError(
             f"{python} is no Python: asked for its packages, it printed {result.stdout[:80]!r}"
@@ -160,8 +165,8 @@ def inspect_engine(python: Path) -> EngineEnvironment:
             f"there, or let --engine {found.name}==VERSION make an environment"
         )
     try:
-        if found.name in folders:
-            found.engine.check_sources(found.version, Path(folders[found.name]))
+        if found.name in found.folders:
+            found.engine.check_sources(found.version, found.folder)
     except EngineReleaseError as error:
         raise EngineNotFoundError(f"{python}: {error}") from None
     return found

@@ -22,7 +22,7 @@ from hyperlapse.cli.progress import Silent
 from hyperlapse.cli.report import json_pieces
 from hyperlapse.cli.report_data import SCHEMA_FILE, build_report
 from hyperlapse.cli.workload import TraceRequest, write_trace
-from tests.des.model import Arrival, Engine, compare, simulate
+from tests.des.model import Arrival, Engine, compare, simulate_after_warm_up, tokenizer_wait_ns
 
 pytestmark = pytest.mark.engine
 
@@ -71,12 +71,17 @@ def latencies(records: Sequence[RequestRecord]) -> list[tuple[int, ...]]:
 def test_every_token_comes_when_the_model_says(runs: dict[str, BenchRun], name: str) -> None:
     run = runs[name]
     assert run.engine.prefix_hit_tokens == 0, "the model knows no prefix cache"
-    engine = Engine(token_budget=run.engine.token_budget or 0, max_running=run.engine.max_running or 0)
+    engine = Engine(
+        token_budget=run.engine.token_budget or 0,
+        max_running=run.engine.max_running or 0,
+        tokenizer_wait_ns=tokenizer_wait_ns(find_engine(None).folder),
+    )
+    measured = [record.token_ns for record in run.records]
     arrivals = [Arrival(record.send_ns, record.prompt_tokens, record.output_tokens) for record in run.records]
     found = compare(
         [record.send_ns for record in run.records],
-        [record.token_ns for record in run.records],
-        simulate(arrivals, engine),
+        measured,
+        simulate_after_warm_up(arrivals, engine, measured),
     )
     assert (found.late_first_tokens, found.late_gaps) == (0, 0), found
 

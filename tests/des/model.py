@@ -1,4 +1,4 @@
-"""A discrete-event model of vLLM 0.23's engine loop with async scheduling: when does each token come?
+"""A discrete-event model of vLLM's engine loop (0.23 to 0.32) with async scheduling: when does each token come?
 
 Why: the standing causality test. A serving engine whose steps take a known time has token instants that follow from
 the arrivals alone, so every violation of causality on the virtual clock (a jump past a thread that was about to run)
@@ -12,9 +12,11 @@ hits, speculative decoding, aborts. Everything is integer nanoseconds.
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 MILLISECOND_NS = 1_000_000
 
@@ -34,7 +36,9 @@ class Engine:
 
     `tokenizer_wait_ns`: the API server collects text prompts for 2 ms before it tokenises them
     (`batch_wait_timeout_s`), and a timed wait on the virtual clock ends 1 µs after its deadline. Prompts sent as
-    token ids do not wait: set 0. `idle_sleep_ns`: the engine's `time.sleep(0.001)` after a step that ran nothing.
+    token ids do not wait, nor do any in versions without that batching: set 0. `idle_sleep_ns`: the engine's
+    `time.sleep(0.001)` after a step that ran nothing. `asleep_ns`: how much of such a sleep is left at the first
+    arrival, because a client's warm-up request has just ended.
     """
 
     step_ns: int = 10 * MILLISECOND_NS
@@ -45,6 +49,7 @@ class Engine:
     tokenizer_wait_ns: int = 2_001_000
     tokenizer_batch: int = 32
     idle_sleep_ns: int = 1_001_000
+    asleep_ns: int = 0
 
 
 @dataclass(slots=True)
@@ -89,7 +94,7 @@ def simulate(arrivals: Sequence[Arrival], engine: Engine) -> list[tuple[int, ...
     waiting: deque[_Request] = deque()
     running: list[_Request] = []
     in_flight: deque[_Step] = deque()
-    now_ns = 0
+    now_ns = incoming[0][0] + engine.asleep_ns if engine.asleep_ns and incoming else 0
     device_free_ns = 0
 
     # Requests that ended since the last schedule: the scheduler still counts them as work (`has_requests`), because the
@@ -97,9 +102,11 @@ def simulate(arrivals: Sequence[Arrival], engine: Engine) -> list[tuple[int, ...
     ended = False
 
     while incoming or waiting or running or in_flight:
-        if not (waiting or running or in_flight or ended):
+        idle = not (waiting or running or in_flight or ended)
+        if idle:
             now_ns = max(now_ns, incoming[0][0])
-        while incoming and incoming[0][0] <= now_ns:
+        # What is sent at the very instant at which a step ends is on its way while the engine schedules.
+        while incoming and (incoming[0][0] < now_ns or (idle and incoming[0][0] == now_ns)):
             waiting.append(requests[incoming.popleft()[1]])
 
         ran_model = False
@@ -127,6 +134,29 @@ def simulate(arrivals: Sequence[Arrival], engine: Engine) -> list[tuple[int, ...
         if not ran_model and (waiting or running or ended):
             now_ns += engine.idle_sleep_ns
     return [tuple(request.token_ns) for request in requests]
+
+
+def tokenizer_wait_ns(package: Path) -> int:
+    """`Engine.tokenizer_wait_ns` of an installed engine, read from its source."""
+    source = (package / "utils" / "async_utils.py").read_text(encoding="utf-8")
+    found = re.search(r"batch_wait_timeout_s: float = ([0-9.]+)", source)
+    return round(float(found[1]) * 1e9) + 1000 if found else 0
+
+
+def simulate_after_warm_up(
+    arrivals: Sequence[Arrival], engine: Engine, measured: Sequence[Sequence[int]]
+) -> list[tuple[int, ...]]:
+    """`simulate` for a client whose warm-up request ended at an instant that nobody wrote down.
+
+    The first request says how much of the engine's idle sleep was left then, if that is possible at all: between nothing
+    and one whole sleep. Everything after it must follow from the model.
+    """
+    modelled = simulate(arrivals, engine)
+    first = min(range(len(arrivals)), key=lambda index: arrivals[index].send_ns)
+    left_ns = measured[first][0] - modelled[first][0]
+    if not 0 < left_ns <= engine.idle_sleep_ns:
+        return modelled
+    return simulate(arrivals, replace(engine, asleep_ns=left_ns))
 
 
 def _schedule(waiting: deque[_Request], running: list[_Request], engine: Engine) -> tuple[int, list[_Request], bool]:
