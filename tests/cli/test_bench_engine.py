@@ -97,8 +97,10 @@ def test_both_clients_send_and_measure_alike(runs: dict[str, BenchRun]) -> None:
     zero, other_zero = stock[0].send_ns, ours[0].send_ns
     for one, two in zip(stock, ours, strict=True):
         assert (one.prompt_tokens, one.output_tokens) == (two.prompt_tokens, two.output_tokens)
-        # The stock client keeps instants as double seconds, and its sleeps round to a millisecond as ours do.
-        assert abs((one.send_ns - zero) - (two.send_ns - other_zero)) <= 1_100_000
+        # Both clients' event loops keep whole milliseconds: an instant is rounded down when a sleep begins, and its length
+        # up. So a send is up to 2 ms late, and how late follows from what woke the loop in between: the engine's tokens,
+        # whose phase differs between the two by the rest of a sleep after the warm-up request.
+        assert abs((one.send_ns - zero) - (two.send_ns - other_zero)) <= 2_000_000
     means = [run.result.metrics.ttft_ms.mean for run in (runs["stock"], runs["ours"])]
     assert means[0] == pytest.approx(means[1], rel=0.02)
     tpots = [run.result.metrics.tpot_ms.mean for run in (runs["stock"], runs["ours"])]
