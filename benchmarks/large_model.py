@@ -1,6 +1,11 @@
-"""A 70B model on one virtual B200 at 2 requests/s: how much faster than its own virtual time the run is.
+"""A 70B model on one virtual GPU at 2 requests/s: how much faster than its own virtual time the run is.
 
-    python benchmarks/large_model.py [--engine PATH] [--gpu b200-sxm-180gb]
+    python benchmarks/large_model.py [--engine PATH] [--gpu b200-sxm-180gb] [-- FLAGS OF THE ENGINE]
+
+On an H200 it fits with little room (about eight requests at a time, so it is saturated):
+
+    python benchmarks/large_model.py --gpu h200-sxm-141gb --requests 100 -- \
+        --gpu-memory-utilization 0.98 --max-model-len 4096 --max-num-batched-tokens 2048
 
 Bound: 12 times faster, HTTP and the stock client included, after start-up, on two cores that nothing else uses.
 """
@@ -23,9 +28,15 @@ def main() -> None:
     parser.add_argument("--gpu", default="b200-sxm-180gb")
     parser.add_argument("--rate", type=float, default=2.0)
     parser.add_argument("--requests", type=int, default=200)
+    parser.add_argument("flags", nargs="*", help="flags of the engine, after --")
     given = parser.parse_args()
     options = BenchOptions(
-        model=given.model, gpu=given.gpu, engine=given.engine, rate=given.rate, requests=given.requests
+        model=given.model,
+        gpu=given.gpu,
+        engine=given.engine,
+        rate=given.rate,
+        requests=given.requests,
+        engine_flags=tuple(given.flags),
     )
     with TerminalProgress() as progress:
         run = run_bench(options, progress)
