@@ -14,6 +14,7 @@ import io
 import json
 import os
 import shutil
+import sys
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -246,8 +247,10 @@ def _of_result(result: dict[str, Any]) -> dict[str, Any]:
     from hyperlapse.cli.report_data import request_columns, with_estimates
 
     records: Sequence[RequestRecord] = []
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+    try:
         records = read_requests(Path(result["requests_file"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        print(f"hyperlapse: warning: no distributions: the run's requests cannot be read ({error})", file=sys.stderr)
     return {
         "schema": SCHEMA,
         "version": VERSION,
