@@ -32,6 +32,10 @@ class DeviceSpec:
     reach on a product without tables, where somebody published it (0: the share of the peak that the other one reaches);
     unsplit_tile_rows: rows of queries of a thread block in the attention kernel that this product runs for a step with a
     prefill, if that kernel does not split keys among blocks (0: it does, or decodes have a kernel of their own).
+
+    power_limit_after_ns, power_limit_slowdown: matrix products of a step take this much longer once they have kept the
+    product busy for so long (0: not measured, so not modelled); power_limit_tables_below_ns: products that the tables give
+    less than this were measured before the limit was reached (power.py).
     """
 
     name: str
@@ -50,6 +54,9 @@ class DeviceSpec:
     transfer_from: str = ""
     reached_bf16_flops_per_s: int = 0
     unsplit_tile_rows: int = 0
+    power_limit_after_ns: int = 0
+    power_limit_slowdown: float = 0.0
+    power_limit_tables_below_ns: int = 0
 
     @property
     def kernel_floor_ns(self) -> int:
@@ -116,6 +123,7 @@ class DeviceSpec:
             memory_bandwidth_bytes_per_s=memory_bandwidth_bytes_per_s,
             bf16_flops_per_s=round(flops),
             multiprocessor_l2_bytes_per_s=round(self.multiprocessor_l2_bytes_per_s * clock_ratio),
+            power_limit_slowdown=0.0,  # another board has another limit
         )
         return dataclasses.replace(spec, **dict(overrides))
 
@@ -135,7 +143,7 @@ class DeviceSpec:
 
 _UNITS = {"_per_s": "a rate per second", "_ns": "nanoseconds", "_bytes": "bytes", "_share": "a share between 0 and 1"}
 # Fields where nothing is a value.
-_ZERO_IS_NONE = ("reached_bf16_flops_per_s", "unsplit_tile_rows")
+_ZERO_IS_NONE = ("reached_bf16_flops_per_s", "unsplit_tile_rows", "power_limit_slowdown")
 
 
 def check_fields(facts: Mapping[str, Any], *, where: str) -> None:
@@ -157,6 +165,8 @@ def check_fields(facts: Mapping[str, Any], *, where: str) -> None:
             continue
         if value < 0 or (value == 0 and not (name.endswith("_ns") or name in _ZERO_IS_NONE)):
             raise ValueError(f"{where}: `{name}` must be positive, not {value!r}")
+        if name == "power_limit_slowdown" and 0 < value < 1:
+            raise ValueError(f"{where}: `{name}` must be 1 or more (products become longer), not {value!r}")
         if name.endswith("_share") and value > 1:
             raise ValueError(f"{where}: `{name}` must be {expected}, not {value!r}")
 

@@ -173,6 +173,8 @@ class EnginePredictor:
         types = launch.name.lower().split(",")
         if types[0] in _MEASURED_TYPES:
             found = self._gemm.predict(m, n, k, max(batch, 1))
+            if self._explained:  # within a step of the model that runs
+                found = self._explained[0].operators.power.apply(found, m)
             coverage = found.coverage
             if types[0] not in _BFLOAT16_TYPES:
                 coverage = max(coverage, Coverage.INTERPOLATED)  # taken to cost what bfloat16 costs

@@ -21,6 +21,7 @@ from hyperlapse.predictor.devices import DeviceSpec
 from hyperlapse.predictor.experts import ExpertModel
 from hyperlapse.predictor.gemm import GemmModel
 from hyperlapse.predictor.models import ModelConfig
+from hyperlapse.predictor.power import PowerLimit
 from hyperlapse.predictor.prediction import Coverage, Prediction, PredictorError
 
 _FLOAT_BYTES = 4
@@ -118,17 +119,25 @@ class Operators:
             config = ExpertConfig(model.hidden, model.intermediate, model.active_experts, model.experts)
             self._experts = ExpertModel.of(database, config, device, model.name)
         self.gemms = gemms_of(model)
+        self.power = PowerLimit(device, self._dense_ns)
         self.traffic = traffic_of(model)
 
     def matrix(self, name: str, rows: int) -> Prediction:
         """A matrix product of the model over this many rows."""
         n, k = self.gemms[name]
-        found = self.gemm.predict(rows, n, k)
+        found = self.power.apply(self.gemm.predict(rows, n, k), rows)
         if self.model.dtype != "bfloat16" and found.coverage is Coverage.MEASURED:
             # float16 is taken to cost what bfloat16 costs: the same tensor-core rate and bytes.
             error = self.accuracy.of(accuracies.GEMM, Coverage.INTERPOLATED)
             return Prediction(found.duration_ns, Coverage.INTERPOLATED, error.median, error.p90)
         return found
+
+    def _dense_ns(self, rows: int) -> float:
+        """Every layer's matrix products over this many rows, one after the other, as the tables have them."""
+        each_ns = sum(
+            self.gemm.predict(rows, n, k).duration_ns for name, (n, k) in self.gemms.items() if name != "lm_head"
+        )
+        return float(self.model.layers * each_ns)
 
     def experts(self, tokens: int) -> Prediction:
         """The experts of one layer. Raises PredictorError for a model without any."""

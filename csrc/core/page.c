@@ -16,6 +16,9 @@
 #include "wait.h"
 #include "wait_private.h"
 
+/* How long a new process waits for an entry of one that has ended. */
+#define ROOM_PATIENCE_NS (INT64_C(5000) * HL_NS_PER_MS)
+
 static hl_page *the_page;
 static _Atomic int32_t registered_pid;
 static hl_process *the_process;
@@ -124,16 +127,34 @@ static uint64_t own_start_stack(void)
     return value;
 }
 
-static hl_process *find_or_claim(int32_t pid)
+static hl_process *claim_free_entry(int32_t pid)
 {
-    for (int i = 0; i < HL_PROCESSES_MAX; i++)
-        if (atomic_load(&the_page->processes[i].pid) == pid)
-            return &the_page->processes[i];
     for (int i = 0; i < HL_PROCESSES_MAX; i++) {
         int32_t nobody = 0;
         if (atomic_compare_exchange_strong(&the_page->processes[i].pid, &nobody, pid))
             return &the_page->processes[i];
     }
+    return NULL;
+}
+
+/* Entries of processes that have ended are the time-keeper's to give back, and on real time it looks for none unasked: a
+ * shell that polls a server's health fills the table in two minutes. */
+static hl_process *find_or_claim(int32_t pid)
+{
+    for (int i = 0; i < HL_PROCESSES_MAX; i++)
+        if (atomic_load(&the_page->processes[i].pid) == pid)
+            return &the_page->processes[i];
+    hl_process *entry = claim_free_entry(pid);
+    int64_t give_up_ns = hl_clock_real_ns() + ROOM_PATIENCE_NS;
+    while (!entry && hl_clock_real_ns() < give_up_ns) {
+        atomic_store(&the_page->room_wanted, 1);
+        hl_page_kick(the_page);
+        _Atomic uint32_t nobody_wakes = 0;
+        hl_sys_futex_wait(&nobody_wakes, 0, HL_NS_PER_MS);
+        entry = claim_free_entry(pid);
+    }
+    if (entry)
+        return entry;
     hl_report_fatal("more than %d processes on one virtual clock: start fewer workers, or end those that are done",
                     HL_PROCESSES_MAX);
 }

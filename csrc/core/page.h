@@ -15,7 +15,7 @@
 #include "clock.h"
 
 #define HL_PAGE_MAGIC UINT32_C(0x68796c61)
-#define HL_PAGE_VERSION 2u
+#define HL_PAGE_VERSION 3u
 #define HL_PAGE_FILE "clock"
 #define HL_SLOTS_MAX 4096
 #define HL_PROCESSES_MAX 512
@@ -113,6 +113,7 @@ typedef struct hl_page {
     _Atomic int32_t slots_used;
     _Atomic int32_t exempt[HL_EXEMPT_MAX];
     _Atomic uint32_t registrations; /* bumped by every process that registers */
+    _Atomic uint32_t room_wanted;   /* 1: `processes` is full; the time-keeper is to look which of them have ended */
     hl_process processes[HL_PROCESSES_MAX];
 
     /* Written by the time-keeper, read by reports. */

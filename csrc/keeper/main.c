@@ -200,6 +200,10 @@ static void run(keeper *k)
             end_the_run(k);
             return;
         }
+        if (atomic_exchange(&page->room_wanted, 0)) {
+            k->census_stale = true;
+            keeper_census(k);
+        }
         uint32_t mode = atomic_load(&page->mode);
         if (mode == HL_MODE_REAL || mode == HL_MODE_PARKED) {
             if (mode == HL_MODE_PARKED)

@@ -178,6 +178,15 @@ def test_a_process_that_died_before_the_clock_froze_does_not_hold_it() -> None:
     assert float(output) == pytest.approx(5.000001)
 
 
+@pytest.mark.parametrize("mode", [Mode.REAL, Mode.FROZEN])
+def test_processes_that_have_ended_make_room_for_others(mode: Mode) -> None:
+    """A shell that polls a server while the clock is real: the page has 512 entries, and nobody proves anything then."""
+    polls = "i=0; while [ $i -lt 600 ]; do /bin/true || exit 9; i=$((i+1)); done"
+    with Run(no_progress_s=60) as run:
+        run.set_mode(mode)
+        assert run.spawn(["sh", "-c", polls]).wait(120) == 0
+
+
 def test_timers_catch_up_with_an_epoch_at_once(virtual_clock: Clock) -> None:
     """99 million expirations of each: one by one they would take minutes, in which nothing moves."""
     with Run(no_progress_s=60) as run:
