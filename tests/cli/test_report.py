@@ -6,8 +6,10 @@ import dataclasses
 import errno
 import gzip
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -299,6 +301,47 @@ def test_a_rename_that_fails_puts_the_earlier_report_back(
     reports.write_files(newer, folder, Silent())
     assert reports.read_report(folder) == newer
     assert {path.name for path in folder.iterdir()} == {"report.json", "report.html"}
+
+
+_WRITE_FOR_EVER = """
+import itertools, json, sys
+from pathlib import Path
+from hyperlapse.cli import report
+from hyperlapse.cli.progress import Silent
+found = json.loads(Path(sys.argv[1]).read_text())
+both = [{**found, "events": [{"kind": "x", "count": 1, "text": f"report {letter} of two"}]} for letter in "AB"]
+pages = {id(one): report.render_report(one) for one in both}
+report.render_report = lambda one: pages[id(one)]  # drawn before: the signal is to come while files are written
+for number in itertools.count():
+    report.write_files(both[number % 2], Path(sys.argv[2]), Silent())
+    print(number, flush=True)
+"""
+
+
+@pytest.mark.parametrize("delay_ms", [0, 1, 2, 5, 9, 14, 20, 35])
+def test_ctrl_c_while_a_report_is_written_leaves_a_whole_one(
+    report: dict[str, Any], tmp_path: Path, delay_ms: int
+) -> None:
+    source = tmp_path / "source.json"
+    source.write_text("".join(reports.json_pieces(report)), encoding="utf-8")
+    folder = tmp_path / "report"
+    writer = subprocess.Popen(
+        [sys.executable, "-c", _WRITE_FOR_EVER, source, folder],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert writer.stdout is not None
+    assert writer.stdout.readline() == "0\n"
+    time.sleep(delay_ms / 1e3)
+    writer.send_signal(signal.SIGINT)
+    _, errors = writer.communicate(timeout=60)
+    assert writer.returncode != 0
+    assert "KeyboardInterrupt" in errors
+    assert sorted(path.name for path in folder.iterdir()) == ["report.html", "report.json"]
+    text = json.loads((folder / "report.json").read_text(encoding="utf-8"))["events"][0]["text"]
+    assert text in {"report A of two", "report B of two"}
+    assert text in (folder / "report.html").read_text(encoding="utf-8"), "the two files are of one report"
 
 
 def test_a_folder_in_the_place_of_the_page_is_refused(report: dict[str, Any], tmp_path: Path) -> None:
