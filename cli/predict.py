@@ -29,6 +29,8 @@ if TYPE_CHECKING:
               " decodes alone, else none]")  # fmt: skip
 @click.option("--tokens", type=click.IntRange(min=1), help="Tokens of the dense layers when a graph pads the batch.")
 @click.option("--rows", type=click.IntRange(min=0), help="Sampled rows.  [default: one for each sequence]")
+@click.option("--tp", type=click.IntRange(min=1), default=1, show_default=True, help="GPUs that share each layer"
+              " (tensor parallelism).")  # fmt: skip
 @click.option("--dtype", default="auto", show_default=True, help="Type of weights and activations.")
 @click.option("--kv-cache-dtype", default="auto", show_default=True, help="Type of the KV cache.")
 @click.option("--score", "scored", is_flag=True, help="Instead of a step: how well measurements of this GPU that are left"
@@ -44,6 +46,7 @@ def command(
     graph: str | None,
     tokens: int | None,
     rows: int | None,
+    tp: int,
     dtype: str,
     kv_cache_dtype: str,
     scored: bool,
@@ -66,7 +69,7 @@ def command(
         if model is None or batch is None:
             raise click.UsageError(f"Missing option '{'--model' if model is None else '--batch'}'.")
         composition = _composition(batch, graph, tokens, rows)
-        config = ModelConfig.from_json(resolve_model(model).config_path, dtype=dtype, kv=kv_cache_dtype)
+        config = ModelConfig.from_json(resolve_model(model).config_path, tp=tp, dtype=dtype, kv=kv_cache_dtype)
         predictor = engine_predictor(gpu, engine=engine)
         step = predictor.step_predictor(config).predict(composition)
     except (PredictorError, ModelError, DeviceProfileError, UnknownDeviceError, ValueError, OSError) as error:

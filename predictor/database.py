@@ -85,6 +85,15 @@ class ExpertTable:
     coverage: Coverage = Coverage.MEASURED
 
 
+@dataclass(frozen=True, slots=True)
+class CollectiveTable:
+    """One collective between a number of ranks. size_bytes: of the whole tensor, ascending; latency_ns: beside it."""
+
+    size_bytes: tuple[int, ...]
+    latency_ns: tuple[float, ...]
+    coverage: Coverage = Coverage.MEASURED
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class HeadConfig:
     """The head layout that an attention kernel is specialised for."""
@@ -146,6 +155,13 @@ class KernelDatabase:
                 chosen.add(version)
             path = folder / version / f"{table}.parquet"
             database._paths[table] = (path, f"{system}-{engine}-{version}-{table}")
+        # Asked for when a step has several GPUs. NCCL's versions are not the engine's: the newest.
+        for table, owner, wanted in (("custom_allreduce_perf", engine, engine_version), ("nccl_perf", "nccl", None)):
+            folder = root / "comm" / owner
+            version = nearest_version(measured_versions(folder, table), wanted)
+            if version is not None:
+                path = folder / version / f"{table}.parquet"
+                database._paths[table] = (path, f"{system}-{owner}-{version}-{table}")
         database.engine_version = "/".join(sorted(chosen))
         if engine_version is not None and chosen != {engine_version}:
             database.notes = (f"kernels measured with {engine} {database.engine_version}, not {engine_version}",)
@@ -213,6 +229,16 @@ class KernelDatabase:
             latency[at] = rows["latency_ns"][chosen]
             self._attention[table, config] = AttentionTable(batch, length, latency)
         return self._attention[table, config]
+
+    def all_reduce(self, ranks: int) -> CollectiveTable:
+        """The engine's own all-reduce, in CUDA graphs. Raises DatabaseError with the measured numbers of ranks."""
+        rows = self._rows("custom_allreduce_perf")
+        return _collective_table(rows, np.ones(len(rows["num_gpus"]), dtype=bool), ranks)
+
+    def nccl(self, operation: str, ranks: int) -> CollectiveTable:
+        """One of NCCL's operations. Raises DatabaseError with the measured numbers of ranks."""
+        rows = self._rows("nccl_perf")
+        return _collective_table(rows, rows["op_name"] == operation, ranks)
 
     def expert_configs(self) -> tuple[ExpertConfig, ...]:
         """Layers of experts that were measured in bfloat16 on one GPU. Raises DatabaseError when none was."""
@@ -376,6 +402,41 @@ def _read_experts(path: Path) -> dict[str, npt.NDArray[Any]]:
     return {name: column[whole] for name, column in columns.items()}
 
 
+# The tables count elements of two bytes: 67,108,864 of them take the 466 us that nccl-tests measured for 134 MB on the same
+# product (github.com/microsoft/apex_plus, profile/comm/H100-SXM-80GB/all_reduce.csv: 465 us).
+_MESSAGE_ELEMENT_BYTES = 2
+
+
+def _read_all_reduce(path: Path) -> dict[str, npt.NDArray[Any]]:
+    columns = _read(path, ("num_gpus", "message_size", "latency"), optional=("backend", "allreduce_dtype"))
+    captured = np.ones(len(columns["num_gpus"]), dtype=bool)
+    if "backend" in columns:
+        captured = np.char.endswith(columns.pop("backend"), "_graph")
+    if "allreduce_dtype" in columns:
+        captured &= np.isin(columns.pop("allreduce_dtype"), ("bfloat16", "float16", "half"))
+    columns["latency_ns"] = columns.pop("latency") * 1e6
+    columns["size_bytes"] = columns.pop("message_size") * _MESSAGE_ELEMENT_BYTES
+    return {name: column[captured] for name, column in columns.items()}
+
+
+def _read_nccl(path: Path) -> dict[str, npt.NDArray[Any]]:
+    columns = _read(path, ("op_name", "nccl_dtype", "num_gpus", "message_size", "latency"))
+    half = columns.pop("nccl_dtype") == "half"
+    columns["latency_ns"] = columns.pop("latency") * 1e6
+    columns["size_bytes"] = columns.pop("message_size") * _MESSAGE_ELEMENT_BYTES
+    return {name: column[half] for name, column in columns.items()}
+
+
+def _collective_table(rows: dict[str, npt.NDArray[Any]], chosen: npt.NDArray[np.bool_], ranks: int) -> CollectiveTable:
+    here = chosen & (rows["num_gpus"] == ranks)
+    if not here.any():
+        measured = ", ".join(str(count) for count in sorted({int(count) for count in rows["num_gpus"][chosen]}))
+        raise DatabaseError(f"it was not measured (measured: {measured or 'none'} GPUs)")
+    sizes = rows["size_bytes"][here]
+    latency = [float(np.median(rows["latency_ns"][here][sizes == size])) for size in np.unique(sizes)]
+    return CollectiveTable(tuple(int(size) for size in np.unique(sizes)), tuple(latency))
+
+
 def _read(path: Path, names: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, npt.NDArray[Any]]:
     import pyarrow.parquet
 
@@ -394,4 +455,6 @@ _READERS: dict[str, Callable[[Path], dict[str, npt.NDArray[Any]]]] = {
     "context_attention_perf": _read_attention,
     "generation_attention_perf": _read_attention,
     "moe_perf": _read_experts,
+    "custom_allreduce_perf": _read_all_reduce,
+    "nccl_perf": _read_nccl,
 }

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from hyperlapse.predictor import accuracy as accuracies
+from hyperlapse.predictor.collectives import CollectiveModel
 from hyperlapse.predictor.composition import BatchComposition, CompositionError
 from hyperlapse.predictor.database import KernelDatabase
 from hyperlapse.predictor.devices import DeviceSpec
@@ -107,6 +108,7 @@ class EnginePredictor:
         self._map = KernelMap.load(kernel_maps)
         self._database, accuracy = self._tables(engine)
         self._gemm = GemmModel(self._database.gemm("bfloat16"), self.device, accuracy=accuracy)
+        self._collectives = CollectiveModel(self._database, self.device, accuracy)
         self._explained = [self.step_predictor(model) for model in models]
         self._unknown: dict[str, int] = {}
 
@@ -161,6 +163,8 @@ class EnginePredictor:
             return self._price_gemm(launch)
         if launch.kind == "kernel":
             return self._price_kernel(launch)
+        if launch.kind == "collective":
+            return self._price_collective(launch)
         return self._price_unknown(f"{launch.kind} {launch.name}")
 
     def _price_step(self, launch: LaunchLike) -> Price:
@@ -184,6 +188,15 @@ class EnginePredictor:
         if size is None:
             return self._price_unknown(f"gemm {launch.name}")
         return self._price_of(self._unmeasured_gemm(m, n, k, max(batch, 1), size), family="matrix products")
+
+    def _price_collective(self, launch: LaunchLike) -> Price:
+        """A call of NCCL's own. Its name is `operation,type`; the whole tensor's bytes and the ranks are its arguments."""
+        operation = launch.name.partition(",")[0]
+        try:
+            found = self._collectives.nccl(operation, launch.args[0], launch.args[1])
+        except PredictorError:
+            return self._price_unknown(f"collective {launch.name} of {launch.args[1]} ranks")
+        return self._price_of(found, family="collectives")
 
     def _unmeasured_gemm(self, m: int, n: int, k: int, batch: int, size: int) -> Prediction:
         operations = 2.0 * m * n * k * batch * (_FLOAT32_SLOWDOWN if size >= _ELEMENT_BYTES["f32"] else 1)

@@ -38,7 +38,7 @@ class StepRecipe:
     copies: input tensors to the device; preparation: kernels that prepare inputs, preparation_prefill: more of them when
     a sequence joins; metadata: kernels that prepare attention; qk_norm_rope, rope: kernels of the rotary embedding with
     and without head norms; attention: kernels of one layer's attention; sampling: small kernels beside the sampler's
-    own.
+    own; own_all_reduce_bytes: largest tensor that the engine reduces with a kernel of its own and not with NCCL.
     """
 
     copies: int = 0
@@ -49,6 +49,7 @@ class StepRecipe:
     rope: int = 1
     attention: int = 2
     sampling: int = 0
+    own_all_reduce_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +129,7 @@ def _read(path: Path) -> EngineData:
                     f"{where}: unknown field `{key}`" + (f"; did you mean `{near[0]}`?" if near else "")
                 )
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-                raise EngineDataError(f"{where}: `{key}` must be a number of kernels, not {value!r}")
+                raise EngineDataError(f"{where}: `{key}` must be a number of kernels (or bytes), not {value!r}")
         recipes[entry["since"]] = StepRecipe(**counts)
     if not recipes:
         raise EngineDataError(f"{path}: `recipes` is empty")

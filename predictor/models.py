@@ -40,6 +40,8 @@ _REFUSED = (
     ("audio_config", "an audio encoder"),
 )
 
+_VOCABULARY_PADDING = 64  # rows; what vLLM, SGLang and Megatron pad a shared vocabulary to
+
 _DTYPE_BYTES = {"bfloat16": 2, "float16": 2}
 _KV_BYTES = {"auto": 2, "bfloat16": 2, "float16": 2, "fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1}
 
@@ -79,8 +81,16 @@ class ModelConfig:
     tied: bool = False
 
     @property
+    def vocab_shard(self) -> int:
+        """Rows of the output layer on one GPU; engines pad them so that GPUs share them evenly."""
+        if self.tp == 1:
+            return self.vocab
+        padded = -(-self.vocab // _VOCABULARY_PADDING) * _VOCABULARY_PADDING
+        return -(-padded // self.tp)
+
+    @property
     def parameters(self) -> int:
-        """Weights of the whole model, norms included."""
+        """Weights of the whole model, norms included (of a model on one GPU)."""
         attention = self.hidden * (2 * self.q_width + 2 * self.kv_width)
         norms = 2 * self.hidden + (2 * self.head_dim if self.qk_norm else 0)
         feed_forward = 3 * self.hidden * self.intermediate * max(self.experts, 1) + self.hidden * self.experts
@@ -203,16 +213,23 @@ class ModelConfig:
             raise UnsupportedModelError(f"{name}: {heads} attention heads cannot share {kv_heads} key-value heads")
         if experts and active > experts:
             raise UnsupportedModelError(f"{name}: a token cannot go through {active} of {experts} experts")
-        if tp != 1:
-            raise UnsupportedModelError(f"{name}: tensor parallelism (tp={tp}) cannot be priced yet: use one GPU")
+        if tp < 1:
+            raise UnsupportedModelError(f"{name}: a tensor-parallel size must be 1 or more, not {tp}")
+        if tp > 1 and experts:
+            raise UnsupportedModelError(f"{name}: experts shared by {tp} GPUs cannot be priced yet: use one GPU")
+        for what, count in (("attention heads", heads), ("intermediate size", intermediate)):
+            if count % tp:
+                raise UnsupportedModelError(f"{name}: {tp} GPUs cannot share {count} {what} evenly")
+        if max(kv_heads, tp) % min(kv_heads, tp):
+            raise UnsupportedModelError(f"{name}: {tp} GPUs cannot share {kv_heads} key-value heads evenly")
         return cls(
             name=name,
             layers=layers,
             hidden=hidden,
-            heads=heads,
-            kv_heads=kv_heads,
+            heads=heads // tp,
+            kv_heads=max(kv_heads // tp, 1),  # fewer heads than GPUs: each is kept by several
             head_dim=head_dim,
-            intermediate=intermediate,
+            intermediate=intermediate // tp,
             vocab=vocab,
             qk_norm=qk_norm,
             dtype=dtype,

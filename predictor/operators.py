@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from hyperlapse.predictor import accuracy as accuracies
 from hyperlapse.predictor.accuracy import Accuracy
 from hyperlapse.predictor.attention import AttentionModel
+from hyperlapse.predictor.collectives import CollectiveModel
 from hyperlapse.predictor.composition import BatchComposition
 from hyperlapse.predictor.database import ExpertConfig, KernelDatabase
 from hyperlapse.predictor.devices import DeviceSpec
@@ -80,7 +81,7 @@ def gemms_of(model: ModelConfig) -> dict[str, tuple[int, int]]:
     gemms = {
         "qkv_proj": (model.q_width + 2 * model.kv_width, model.hidden),
         "o_proj": (model.hidden, model.q_width),
-        "lm_head": (model.vocab, model.hidden),
+        "lm_head": (model.vocab_shard, model.hidden),
     }
     if model.experts:
         return {**gemms, "router": (model.experts, model.hidden)}
@@ -119,6 +120,7 @@ class Operators:
             config = ExpertConfig(model.hidden, model.intermediate, model.active_experts, model.experts)
             self._experts = ExpertModel.of(database, config, device, model.name)
         self.gemms = gemms_of(model)
+        self.collectives = CollectiveModel(database, device, accuracy)
         self.power = PowerLimit(device, self._dense_ns)
         self.traffic = traffic_of(model)
 

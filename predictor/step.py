@@ -76,6 +76,15 @@ class StepPredictor:
             n, k = self.operators.gemms[name]
             parts.append(OperatorPrediction(name, count, f"{over} x {k} -> {n}", self.operators.matrix(name, over)))
 
+        def reduce(name: str, count: int) -> None:
+            """The partial sums of the GPUs become one tensor of the hidden width on each of them."""
+            if model.tp > 1 and count:
+                size_bytes = tokens * model.hidden * model.dtype_bytes
+                prediction = self.operators.collectives.all_reduce(
+                    size_bytes, model.tp, captured=graph != "none", own_below_bytes=recipe.own_all_reduce_bytes
+                )
+                parts.append(OperatorPrediction(name, count, f"{size_bytes} bytes, {model.tp} GPUs", prediction))
+
         over_tokens, over_rows = f"{tokens} tokens", f"{rows} rows"
         preparation = recipe.preparation + (recipe.preparation_prefill if prefills else 0)
         if recipe.copies:
@@ -85,6 +94,7 @@ class StepPredictor:
         memory("small", recipe.metadata, over_tokens, label="attention_metadata")
         before = recipe.copies + preparation + recipe.metadata
         memory("embedding", 1, over_tokens)  # and the norm before the first layer
+        reduce("embedding_all_reduce", 1)
         if layers > 1:
             memory("input_norm", layers - 1, over_tokens)
         matrix("qkv_proj", layers, tokens)
@@ -93,6 +103,7 @@ class StepPredictor:
         memory("kv_cache_write", layers, over_tokens)
         attention_at = len(parts)
         matrix("o_proj", layers, tokens)
+        reduce("attention_all_reduce", layers)
         memory("post_attention_norm", layers, over_tokens)
         if model.experts:
             matrix("router", layers, tokens)
@@ -103,12 +114,18 @@ class StepPredictor:
             matrix("gate_up_proj", layers, tokens)
             memory("silu_mul", layers, over_tokens)
             matrix("down_proj", layers, tokens)
+            reduce("feed_forward_all_reduce", layers)
         memory("final_norm", 1, over_tokens)
         after = 0
         if rows:
             first = len(parts)
             memory("gather_rows", 1, over_rows)
             matrix("lm_head", 1, rows)
+            if model.tp > 1:  # every GPU samples from all logits
+                size_bytes = rows * model.vocab_shard * model.tp * model.dtype_bytes
+                gathered = self.operators.collectives.nccl("all_gather", size_bytes, model.tp)
+                shape = f"{size_bytes} bytes, {model.tp} GPUs"
+                parts.append(OperatorPrediction("logits_all_gather", 1, shape, gathered))
             for name in ("logits_to_float", "temperature", *model.sampling):
                 memory(name, 1, over_rows)
             memory("small", recipe.sampling, over_rows, label="sampling_state")
@@ -117,6 +134,8 @@ class StepPredictor:
         # SiLU, or the router's product, the choice of experts and their kernels. The first norm is the embedding's.
         feed_forward = 2 + EXPERT_LAUNCHES if model.experts else 3
         forward = 1 + layers * (2 + 2 + rope + 1 + recipe.attention + feed_forward)
+        if model.tp > 1:
+            forward += 1 + 2 * layers
         parts += self._gaps(graph, before, forward, after)
         return tuple(parts), attention_at
 

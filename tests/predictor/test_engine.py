@@ -92,7 +92,7 @@ def test_what_nobody_explains_costs_the_floor_and_is_counted(predictor: EnginePr
     for launch in (Launch("kernel", "mystery"), Launch("kernel", "mystery"), Launch("collective", "all_reduce,bf16")):
         price = predictor.price_launch(launch)
         assert price.coverage_ns[Coverage.UNKNOWN] == price.duration_ns == device.kernel_floor_ns
-    assert predictor.unknown == {"mystery": 2, "collective all_reduce,bf16": 1}
+    assert predictor.unknown == {"mystery": 2, "collective all_reduce,bf16 of 1 ranks": 1}
 
 
 def test_what_a_price_depends_on(predictor: EnginePredictor) -> None:

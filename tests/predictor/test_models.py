@@ -70,11 +70,6 @@ def test_what_cannot_be_priced_is_refused_by_name(change: dict[str, Any], says: 
         ModelConfig.from_dict(config, name="model")
 
 
-def test_tensor_parallelism_is_refused() -> None:
-    with pytest.raises(UnsupportedModelError, match="tp=2"):
-        ModelConfig.from_dict(QWEN3_14B, name="model", tp=2)
-
-
 def test_a_missing_field_is_named() -> None:
     config = {name: value for name, value in QWEN3_14B.items() if name != "hidden_size"}
     with pytest.raises(UnsupportedModelError, match="hidden_size"):
