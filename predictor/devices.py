@@ -31,7 +31,9 @@ class DeviceSpec:
     product that they were measured on and are carried over from; reached_bf16_flops_per_s: what large matrix products
     reach on a product without tables, where somebody published it (0: the share of the peak that the other one reaches);
     unsplit_tile_rows: rows of queries of a thread block in the attention kernel that this product runs for a step with a
-    prefill, if that kernel does not split keys among blocks (0: it does, or decodes have a kernel of their own).
+    prefill, if that kernel does not split keys among blocks (0: it does, or decodes have a kernel of their own);
+    separate_attention: 1 where engines compute the decodes and the prefills of one step by a kernel each on this product,
+    0 where one kernel runs over both.
     """
 
     name: str
@@ -50,6 +52,7 @@ class DeviceSpec:
     transfer_from: str = ""
     reached_bf16_flops_per_s: int = 0
     unsplit_tile_rows: int = 0
+    separate_attention: int = 0
 
     @property
     def kernel_floor_ns(self) -> int:
@@ -135,7 +138,7 @@ class DeviceSpec:
 
 _UNITS = {"_per_s": "a rate per second", "_ns": "nanoseconds", "_bytes": "bytes", "_share": "a share between 0 and 1"}
 # Fields where nothing is a value.
-_ZERO_IS_NONE = ("reached_bf16_flops_per_s", "unsplit_tile_rows")
+_ZERO_IS_NONE = ("reached_bf16_flops_per_s", "unsplit_tile_rows", "separate_attention")
 
 
 def check_fields(facts: Mapping[str, Any], *, where: str) -> None:
