@@ -2,11 +2,12 @@
 
 Why: for a model that ships a generation_config.json stock vLLM samples with FlashInfer, whose CUDA modules are compiled
 with nvcc at first use. The kernels never run here, and a host without a GPU has no nvcc. So the loader of compiled
-modules (`JitSpec.build_and_load`, flashinfer 0.6) gives out stand-ins that launch kernels of the real names, grids and
+modules (`JitSpec.build_and_load`, flashinfer 0.6 and 0.7) gives out stand-ins that launch kernels of the real names, grids and
 blocks through the CUDA runtime, and everything around them (which function is called, its buffers and their memory)
 stays FlashInfer's.
 
-A module that is not known here must never become a silent no-op: it raises and says its name.
+A module that is not known here must never become a silent no-op, nor be looked for in the network, where a virtual clock
+waits for nobody: it raises and says its name.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from hyperlapse.integrations.vllm.flashinfer_launch import device_limits, launch
 
 _BLOCK_THREADS = 1024  # DISPATCH_COMPUTE_CAP_NUM_THREADS in flashinfer/sampling.cuh, compute capability 8 and later
 _RADIX_FIXED_SHARED_BYTES = 2080  # RadixTopKMaskLogitsMultiCTA in flashinfer/topk.cuh: 517 words, rounded up to 16
+_REMEDY = "choose another backend for this part in vLLM's flags (for experts --moe-backend triton)"
 
 
 def install() -> None:
     """Replaces the module loader in this process; calling it again changes nothing."""
     from flashinfer.jit import core as jit
+    from flashinfer.jit import cubin_loader
 
     if getattr(jit.JitSpec, "_hyperlapse", False):
         return
@@ -32,14 +35,20 @@ def install() -> None:
     def build_and_load(spec: Any) -> Any:
         if spec.name == "sampling":
             return _SamplingModule()
-        if spec.is_aot:
+        if getattr(spec, "is_aot", False):  # only modules for nvcc have it
             return compiled(spec)
         raise NotImplementedError(
-            f"FlashInfer's module {spec.name!r} is compiled with nvcc at first use, and the integration has no "
-            "stand-in for it yet: choose another backend for this part in vLLM's flags"
+            f"FlashInfer's module {spec.name!r} is compiled at first use, and the integration has no "
+            f"stand-in for it yet: {_REMEDY}"
+        )
+
+    def download(source: str, *_: Any, **__: Any) -> bool:
+        raise NotImplementedError(
+            f"FlashInfer would download {source}, and the integration has no stand-in for it yet: {_REMEDY}"
         )
 
     jit.JitSpec.build_and_load = build_and_load
+    cubin_loader.download_file = download
     jit.JitSpec._hyperlapse = True
     replace_trtllm_gen()
 

@@ -52,6 +52,8 @@ def refused(call, *arguments, **named):
 
 wrapper, one = flashinfer.prefill.BatchPrefillWithPagedKVCacheWrapper(workspace, "HND"), torch.tensor([0, 1], dtype=torch.int32)
 refused(wrapper.plan, one, one, one[:1].cuda(), one[1:], heads, kv_heads, size, page, q_data_type=torch.bfloat16)
+from flashinfer.jit.cubin_loader import get_artifact
+refused(get_artifact, "of/no/release.cubin", "0" * 64)
 refused(lambda: flashinfer.prefill.get_trtllm_gen_fmha_module().trtllm_ragged_attention)
 """
 
@@ -60,10 +62,12 @@ def test_attention_launches_kernels_of_the_real_names_and_refuses_the_rest(
     run_program: Callable[..., Outcome], engine: EngineEnvironment
 ) -> None:
     outcome = run_program(CODE, gpu="b200-sxm-180gb", python=engine.python)
-    compiled, function = outcome.lines
+    compiled, downloaded, function = outcome.lines
     assert "module 'batch_prefill_with_kv_cache" in compiled
+    assert "would download" in downloaded
+    assert "of/no/release.cubin" in downloaded
     assert "fmha_gen.trtllm_ragged_attention" in function
-    assert all("choose another backend for this part in vLLM's flags" in line for line in (compiled, function))
+    assert all("choose another backend for this part in vLLM's flags" in line for line in outcome.lines)
     launched = {(one.name, one.args[:4]) for one in outcome.launches if one.name.startswith("fmha")}
     prefix = "fmhaSm100fKernel_QkvBfloat16OBfloat16H128PagedKvCausalP16"
     assert launched == {
