@@ -23,7 +23,8 @@ PATTERN = "engine-*.jsonl"
 class EngineStatistics:
     """Of a whole run. `kv_blocks`, `block_size` (tokens), `preemptions`: None when the engine reported none.
     `prefix_hit_tokens`: prompt tokens that the prefix cache saved; `token_budget`, `max_running`: the scheduler's
-    limits of a step (tokens, requests); `profile`: `profiled`, `cached` or None.
+    limits of a step (tokens, requests); `profile`: `profiled`, `cached` or None; `attention`: names of the
+    attention backends that the engine chose.
     """
 
     kv_blocks: int | None
@@ -34,6 +35,7 @@ class EngineStatistics:
     token_budget: int | None
     max_running: int | None
     profile: str | None
+    attention: tuple[str, ...] = ()
 
 
 class EngineLog:
@@ -66,6 +68,7 @@ def engine_statistics(run_directory: Path) -> EngineStatistics:
     blocks: dict[int, int] = {}
     preemptions: dict[tuple[str, int], int] = {}
     block_size = token_budget = max_running = profile = None
+    attention: tuple[str, ...] = ()
     steps = hits = 0
     for path in sorted(run_directory.glob(PATTERN)):
         for line in LogFollower(path).new_lines():
@@ -81,6 +84,7 @@ def engine_statistics(run_directory: Path) -> EngineStatistics:
                 preemptions[path.name, engine] = record["preemptions"]
             elif record["kind"] == "worker":
                 profile = record.get("profile", profile)
+                attention = tuple(record.get("attention", attention))
     return EngineStatistics(
         kv_blocks=sum(blocks.values()) if blocks else None,
         block_size=block_size,
@@ -90,4 +94,5 @@ def engine_statistics(run_directory: Path) -> EngineStatistics:
         token_budget=token_budget,
         max_running=max_running,
         profile=profile,
+        attention=attention,
     )

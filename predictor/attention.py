@@ -10,10 +10,11 @@ each checked by `score` where the tables allow it:
 * prefill over past context: the measured prefill of the new tokens plus the rectangle `new x context`, at the rate of
   the rectangle in measured prefills (a whole prompt less its two halves), over the waves of thread blocks it fills;
   never less than decoding over that context;
-* prefill and decode in one step: one kernel runs over both; its duration is taken as the sum of the two parts less one
-  kernel's floor. Overlap of decode's streaming with prefill's arithmetic would make it shorter. Where that kernel does
-  not split keys (FlashAttention 2), a thread block walks over the whole context of its sequence with a tile of queries
-  that is mostly empty: decodes, and chunks over past context, then cost those tiles at the rate of the rectangle.
+* prefill and decode in one step: a kernel each where the product has it so. Else one kernel runs over both; its duration
+  is taken as the sum of the two parts less one kernel's floor. Overlap of decode's streaming with prefill's arithmetic
+  would make it shorter. Where that kernel does not split keys (FlashAttention 2), a thread block walks over the whole
+  context of its sequence with a tile of queries that is mostly empty: decodes, and chunks over past context, then cost
+  those tiles at the rate of the rectangle.
 
 It must never return less than the KV bytes at the peak bandwidth or the operations at the peak rate. In the tables a KV
 cache below the L2 size is read again and again and partly comes from there; in a real step it would not.
@@ -34,6 +35,9 @@ from hyperlapse.predictor.database import AttentionTable, HeadConfig, KernelData
 from hyperlapse.predictor.devices import DeviceSpec
 from hyperlapse.predictor.models import ModelConfig
 from hyperlapse.predictor.prediction import Coverage, Prediction, UnsupportedModelError
+
+DECODES, PREFILLS = "decodes", "prefills"
+"""The parts of a batch that kernels of their own may work on."""
 
 _QUERY_TILE = 128  # rows of queries that a thread block of FlashAttention 3 takes (head_dim 128, Hopper)
 
@@ -86,6 +90,16 @@ class BatchTotals:
             else:
                 prefills.append((group.new, group.context, group.count))
         return cls(decodes, contexts, uniform, tuple(prefills))
+
+    def part(self, name: str) -> BatchTotals:
+        """The decodes or the prefills alone (DECODES, PREFILLS)."""
+        if name == DECODES:
+            return BatchTotals(self.decodes, self.contexts, self.uniform, ())
+        return BatchTotals(0, 0, True, self.prefills)
+
+    @property
+    def mixed(self) -> bool:
+        return bool(self.decodes and self.prefills)
 
     @property
     def shape(self) -> str:
@@ -141,6 +155,8 @@ class AttentionModel:
 
     def predict_of(self, totals: BatchTotals) -> Prediction:
         """As predict, of a batch that was added up already."""
+        if totals.mixed and self._device.separate_attention:
+            return _sum_of(self.predict_of(totals.part(DECODES)), self.predict_of(totals.part(PREFILLS)))
         decodes, contexts, uniform, prefills = totals.decodes, totals.contexts, totals.uniform, totals.prefills
         pairs = sum((new * context + new * (new + 1) // 2) * count for new, context, count in prefills)
         latency_ns, coverage = self._floor_ns, self._least_coverage
@@ -288,6 +304,18 @@ class AttentionModel:
         if not rates:
             raise ValueError(f"a prefill attention table without lengths of {_LONG} and more")
         return float(np.median(rates))
+
+
+def _sum_of(one: Prediction, other: Prediction) -> Prediction:
+    """Two kernels, one after the other."""
+    error = _weighted(
+        ErrorRatio(one.error_ratio, one.error90_ratio),
+        max(one.duration_ns, 1),
+        ErrorRatio(other.error_ratio, other.error90_ratio),
+        max(other.duration_ns, 1),
+    )
+    coverage = max(one.coverage, other.coverage)
+    return Prediction(one.duration_ns + other.duration_ns, coverage, error.median, error.p90)
 
 
 def _weighted(one: ErrorRatio, one_ns: float, other: ErrorRatio, other_ns: float) -> ErrorRatio:

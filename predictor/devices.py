@@ -31,7 +31,9 @@ class DeviceSpec:
     product that they were measured on and are carried over from; reached_bf16_flops_per_s: what large matrix products
     reach on a product without tables, where somebody published it (0: the share of the peak that the other one reaches);
     unsplit_tile_rows: rows of queries of a thread block in the attention kernel that this product runs for a step with a
-    prefill, if that kernel does not split keys among blocks (0: it does, or decodes have a kernel of their own).
+    prefill, if that kernel does not split keys among blocks (0: it does, or decodes have a kernel of their own);
+    separate_attention: 1 where engines compute the decodes and the prefills of one step by a kernel each on this product,
+    0 where one kernel runs over both.
 
     power_limit_after_ns, power_limit_slowdown: matrix products of a step take this much longer once they have kept the
     product busy for so long (0: not measured, so not modelled); power_limit_tables_below_ns: products that the tables give
@@ -54,6 +56,7 @@ class DeviceSpec:
     transfer_from: str = ""
     reached_bf16_flops_per_s: int = 0
     unsplit_tile_rows: int = 0
+    separate_attention: int = 0
     power_limit_after_ns: int = 0
     power_limit_slowdown: float = 0.0
     power_limit_tables_below_ns: int = 0
@@ -143,7 +146,7 @@ class DeviceSpec:
 
 _UNITS = {"_per_s": "a rate per second", "_ns": "nanoseconds", "_bytes": "bytes", "_share": "a share between 0 and 1"}
 # Fields where nothing is a value.
-_ZERO_IS_NONE = ("reached_bf16_flops_per_s", "unsplit_tile_rows", "power_limit_slowdown")
+_ZERO_IS_NONE = ("reached_bf16_flops_per_s", "unsplit_tile_rows", "separate_attention", "power_limit_slowdown")
 
 
 def check_fields(facts: Mapping[str, Any], *, where: str) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hyperlapse.predictor.attention import DECODES, PREFILLS
 from hyperlapse.predictor.composition import BatchComposition
 from hyperlapse.predictor.devices import DeviceSpec
 from hyperlapse.predictor.operators import Operators, analytical
@@ -33,7 +34,7 @@ _FIXED = "fixed"
 
 _FIELDS = {
     "name", "operator", "share", "kernels", "tokens", "rows", "bytes", "bytes_per_token", "bytes_per_row",
-    "bytes_per_thread", "row_walks", "duration_ns", "note",
+    "bytes_per_thread", "row_walks", "duration_ns", "part", "note",
 }  # fmt: skip
 
 
@@ -56,6 +57,7 @@ class KernelRule:
     bytes_per_thread: float = 0.0
     row_walks: float = 0.0
     duration_ns: int = 0
+    part: str = ""
 
     def price(
         self,
@@ -77,7 +79,7 @@ class KernelRule:
         if self.operator == _ATTENTION:
             if batch is None or operators is None:
                 return None
-            whole = operators.attend(batch)
+            whole = operators.attend(batch, self.part)
             return _share_of(whole, self.share), _DEPENDS_BATCH
         if self.operator == _EXPERTS:
             if operators is None or not operators.model.experts or tokens <= 0:
@@ -195,6 +197,11 @@ def _rule(entry: Any, where: str) -> KernelRule:
     known = {_ATTENTION, _EXPERTS, _MEMORY, _INCLUDED, _FIXED, *OPERATORS}
     if operator not in known:
         raise KernelMapError(f"{where}: unknown operator `{operator}` (known: {', '.join(sorted(known))})")
+    part = str(entry.get("part") or "")
+    if part and (operator != _ATTENTION or part not in (DECODES, PREFILLS)):
+        raise KernelMapError(
+            f"{where}: `part` must be {DECODES} or {PREFILLS}, and goes with `operator: attention` only"
+        )
     for axis in ("tokens", "rows"):
         if entry.get(axis) and entry[axis] not in ARGUMENTS:
             raise KernelMapError(f"{where}: `{axis}` must be one of {', '.join(ARGUMENTS)}")
@@ -215,6 +222,7 @@ def _rule(entry: Any, where: str) -> KernelRule:
             bytes_per_thread=float(entry.get("bytes_per_thread", 0)),
             row_walks=float(entry.get("row_walks", 0)),
             duration_ns=int(entry.get("duration_ns", 0)),
+            part=part,
         )
     except (TypeError, ValueError, AttributeError) as error:
         raise KernelMapError(f"{where}: {error}") from None

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from hyperlapse.predictor import accuracy as accuracies
 from hyperlapse.predictor.accuracy import Accuracy
-from hyperlapse.predictor.attention import AttentionModel
+from hyperlapse.predictor.attention import AttentionModel, BatchTotals
 from hyperlapse.predictor.collectives import CollectiveModel
 from hyperlapse.predictor.composition import BatchComposition
 from hyperlapse.predictor.database import ExpertConfig, KernelDatabase
@@ -166,6 +166,7 @@ class Operators:
         duration_ns = device.kernel_floor_ns + max(device.stream_ns(size_bytes), walking_ns)
         return analytical(duration_ns)
 
-    def attend(self, batch: BatchComposition) -> Prediction:
-        """The attention of one layer."""
-        return self.attention.predict(batch)
+    def attend(self, batch: BatchComposition, part: str = "") -> Prediction:
+        """The attention of one layer, or of the decodes or prefills in it alone (attention.DECODES, PREFILLS)."""
+        totals = BatchTotals.of(batch)
+        return self.attention.predict_of(totals.part(part) if part else totals)

@@ -42,18 +42,19 @@ class StepPredictor:
         self.device = device
         self.recipe = recipe = recipe or StepRecipe()
         self.operators = Operators(model, device, database, attention_launches=recipe.attention, accuracy=accuracy)
-        self._static: dict[tuple[str, int, int, bool], tuple[_Operators, _Operators, Sums]] = {}
+        self._static: dict[tuple[str, int, int, bool, int], tuple[_Operators, _Operators, Sums]] = {}
 
     def predict(self, batch: BatchComposition) -> StepPrediction:
         """The step's operators and their sum."""
         totals = BatchTotals.of(batch)
         prefills = bool(totals.prefills)
-        key = (batch.graph, batch.tokens, batch.rows, prefills)
+        kernels = self.recipe.attention * (2 if totals.mixed and self.device.separate_attention else 1)
+        key = (batch.graph, batch.tokens, batch.rows, prefills, kernels)
         found = self._static.get(key)
         if found is None:
             if len(self._static) >= _CACHE_LIMIT:
                 self._static.clear()
-            static, attention_at = self._compose(batch.graph, batch.tokens, batch.rows, prefills)
+            static, attention_at = self._compose(batch.graph, batch.tokens, batch.rows, prefills, kernels)
             found = self._static[key] = (static[:attention_at], static[attention_at:], Sums.of(static))
         before, after, sums = found
         prediction = self.operators.attention.predict_of(totals)
@@ -61,9 +62,9 @@ class StepPredictor:
         return summarise((*before, attention, *after), (sums, Sums.of((attention,))))
 
     def _compose(
-        self, graph: str, tokens: int, rows: int, prefills: bool
+        self, graph: str, tokens: int, rows: int, prefills: bool, attention: int
     ) -> tuple[tuple[OperatorPrediction, ...], int]:
-        """Everything but attention, and where attention stands in it."""
+        """Everything but attention, and where attention stands in it. attention: kernels of a layer's."""
         model, recipe, layers = self.model, self.recipe, self.model.layers
         parts: list[OperatorPrediction] = []
 
@@ -133,16 +134,16 @@ class StepPredictor:
         # A layer: two norms, rope, cache write, attention, two products and what comes after attention: two products and
         # SiLU, or the router's product, the choice of experts and their kernels. The first norm is the embedding's.
         feed_forward = 2 + EXPERT_LAUNCHES if model.experts else 3
-        forward = 1 + layers * (2 + 2 + rope + 1 + recipe.attention + feed_forward)
+        forward = 1 + layers * (2 + 2 + rope + 1 + attention + feed_forward)
         if model.tp > 1:
             forward += 1 + 2 * layers
-        parts += self._gaps(graph, before, forward, after)
+        parts += self._gaps(graph, before, forward, after, attention)
         return tuple(parts), attention_at
 
-    def _gaps(self, graph: str, before: int, forward: int, after: int) -> list[OperatorPrediction]:
+    def _gaps(self, graph: str, before: int, forward: int, after: int, attention: int) -> list[OperatorPrediction]:
         """Device time in which no kernel of the step runs; the gap after its last kernel belongs to the next step.
 
-        before, forward, after: kernels launched before, in and after the forward pass.
+        before, forward, after: kernels launched before, in and after the forward pass; attention: of them a layer's.
         """
         device, layers = self.device, self.model.layers
         gaps: list[OperatorPrediction] = []
@@ -151,7 +152,7 @@ class StepPredictor:
         elif graph == "piecewise":
             # Attention and the cache write before it are launched between the pieces.
             graphs = layers + 1
-            in_graph = forward - layers * (1 + self.recipe.attention) - graphs
+            in_graph = forward - layers * (1 + attention) - graphs
         else:
             graphs, in_graph = 0, 0
         single = max(before + forward + after - in_graph - 1, 0)  # a graph follows what is before it like a launch

@@ -10,8 +10,8 @@ tells them, through vLLM's own extension points:
     entry point `vllm.platform_plugins`      virtual_platform.py, the worker of programs that make their own LLM()
     `--middleware`                           middleware.py    host time of the API server
 
-Of vLLM nothing is replaced. Of FlashInfer the loader of compiled modules is (flashinfer_modules.py): its sampling kernels
-would be compiled with nvcc and never run.
+Of vLLM nothing is replaced. Of FlashInfer the loaders of compiled and downloaded modules are (flashinfer_modules.py,
+flashinfer_attention.py): their kernels would be compiled with nvcc or fetched from the network, and never run.
 
 It must never touch scheduling, KV-cache management, admission, preemption or the output path: they are what is being
 measured. Patching vLLM at import time, as the prototypes did, was rejected: it breaks silently with the next version.

@@ -31,6 +31,9 @@ ENVIRONMENT = {
     "TRANSFORMERS_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_DO_NOT_TRACK": "1",
+    # the GPU host that is emulated has FlashInfer's kernels (as vLLM's images have); without it vLLM looks for nvcc and the
+    # network on this host, and what it finds decides the attention backend (vllm/utils/flashinfer.py)
+    "VLLM_HAS_FLASHINFER_CUBIN": "1",
     # one tokenizer thread: each thread costs microseconds at every jump of the clock
     "TOKENIZERS_PARALLELISM": "false",
     # stock default of `vllm serve`, said here so that a user's environment cannot make the engine fork after CUDA

@@ -99,6 +99,7 @@ class KernelWorker(Worker):  # type: ignore[misc]  # vLLM is not installed where
                 "profile": "cached" if cached else "profiled",
                 "profile_key": profile.key,
                 "available_bytes": profile.available_bytes,
+                "attention": profile.attention,
             }
         )
         super().init_device()

@@ -28,7 +28,7 @@ from typing import Any
 from hyperlapse.integrations.vllm.dispatch import GraphTable
 from hyperlapse.shim.models import cache_directory
 
-PROFILE_SEMANTICS = 2
+PROFILE_SEMANTICS = 3
 """Raise it whenever a profile holds something else or would be made differently: older ones are then not found."""
 
 PROFILING_WORKER = "hyperlapse.integrations.vllm.profiling.ProfilingWorker"
@@ -42,7 +42,8 @@ class EngineProfile:
     backend asked for, in tokens; layouts: the KV-cache layouts that the backends can read, most preferred first (empty
     where the version asks for none); specs: layer name -> encoded KVCacheSpec; tasks: what the model can do; graphs: the
     CUDA-graph candidates; uniform_prefills: versions.prefills_are_uniform; refused: why the engine did not accept what
-    was found, empty when it did. weights_bytes and activation_bytes are for the report only.
+    was found, empty when it did. attention (names of the backends that the engine chose), weights_bytes and
+    activation_bytes are for the report only.
     """
 
     key: str
@@ -54,6 +55,7 @@ class EngineProfile:
     layouts: list[str]
     specs: dict[str, dict[str, Any]]
     tasks: list[str]
+    attention: list[str]
     graphs: list[dict[str, Any]]
     uniform_prefills: bool
     refused: str = ""
@@ -217,6 +219,8 @@ def encode_spec(spec: Any) -> dict[str, Any]:
             value = {"dtype": str(value).removeprefix("torch.")}
         elif isinstance(value, Enum):
             value = {"enum": type(value).__name__, "member": value.name}
+        elif type(value).__name__ == "MultipleOf":  # since 0.32: tokens of a kernel block
+            value = {"multiple_of": value.base}
         elif value is not None and not isinstance(value, (bool, int, float, str)):
             raise ProfileError(
                 f"KV-cache spec {type(spec).__name__} has a field {field.name} of type {type(value).__name__}, "
@@ -235,6 +239,10 @@ def decode_spec(encoded: dict[str, Any]) -> Any:
             return value
         if "dtype" in value:
             return getattr(torch, value["dtype"])
+        if "multiple_of" in value:
+            from vllm.v1.attention.backend import MultipleOf
+
+            return MultipleOf(value["multiple_of"])
         return getattr(kv_cache_interface, value["enum"])[value["member"]]
 
     values = {name: decoded(value) for name, value in encoded["fields"].items()}

@@ -67,6 +67,10 @@ class ProfilingWorker(KernelWorker):
     def compile_or_warm_up_model(self) -> Any:
         return CompilationTimes(language_model=0.0, encoder=0.0)
 
+    def _attention_backends(self) -> list[str]:
+        layers = self.vllm_config.compilation_config.static_forward_context.values()
+        return sorted({each.get_attn_backend().get_name() for each in layers if hasattr(each, "get_attn_backend")})
+
     def findings(self) -> dict[str, Any]:
         """What the engine was told, and what no one asks for."""
         graphs = GraphTable.of_manager(self.model_runner.cudagraph_manager)
@@ -79,6 +83,7 @@ class ProfilingWorker(KernelWorker):
             "layouts": list(self._layouts),
             "specs": {layer: encode_spec(spec) for layer, spec in self.get_kv_cache_spec().items()},
             "tasks": list(self.get_supported_tasks()),
+            "attention": self._attention_backends(),
             "graphs": graphs.to_json(),
             "uniform_prefills": prefills_are_uniform(),
         }

@@ -86,6 +86,7 @@ class StepWorker(WorkerBase):  # type: ignore[misc]  # vLLM is not installed whe
                 "profile": "cached" if cached else "profiled",
                 "profile_key": profile.key,
                 "available_bytes": profile.available_bytes,
+                "attention": profile.attention,
                 "weights_bytes": profile.weights_bytes,
                 "activation_bytes": profile.activation_bytes,
             }

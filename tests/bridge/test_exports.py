@@ -23,6 +23,7 @@ LIBRARIES = {
     "libnccl.so.2": "",
     "libcuda.so.1": "",
     "libnvidia-ml.so.1": "@libnvidia-ml.so.1",
+    "libcute_dsl_runtime.so": "",
 }
 
 
@@ -52,7 +53,9 @@ def test_every_name_of_the_pinned_wheel(libraries: Path, name: str) -> None:
 def test_nothing_but_the_api_under_one_version_node(libraries: Path, name: str, node: str) -> None:
     names = exported(libraries / name)
     assert names
-    assert {other for other in names if not re.match(r"(__cuda|cuda|cu|cublas|nvml|p?nccl)[A-Z_]", other)} == set()
+    assert {
+        other for other in names if not re.match(r"(__cuda|_?cuda|_?cu|cublas|nvml|p?nccl|CuteDSLRT)[A-Z_]", other)
+    } == set()
     assert {other for other in names if (other.partition("@")[2] or None) != (node[1:] or None)} == set()
 
 

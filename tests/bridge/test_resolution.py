@@ -70,6 +70,7 @@ for soname, symbol in symbols.items():
         ("/usr/lib/x86_64-linux-gnu/libcuda.so.580.95.05", "cuInit", "libcuda.so.1"),
         ("/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.580.95.05", "nvmlInit", "libnvidia-ml.so.1"),
         ("/opt/libnccl.so", "ncclGetVersion", "libnccl.so.2"),
+        ("/opt/nvidia_cutlass_dsl/cu13/lib/libcute_dsl_runtime.so", "_cudaLaunchKernelEx", "libcute_dsl_runtime.so"),
     ],
 )
 def test_other_names_of_the_same_libraries(

@@ -58,11 +58,16 @@ class Serving:
 
 @contextlib.contextmanager
 def serving(
-    engine: EngineEnvironment, folder: Path, detail: str, *flags: str, fixed_step: str | None = KNOWN_STEPS
+    engine: EngineEnvironment,
+    folder: Path,
+    detail: str,
+    *flags: str,
+    fixed_step: str | None = KNOWN_STEPS,
+    gpu: str = "h100-sxm-80gb",
 ) -> Iterator[Serving]:
-    """A server with Qwen3-14B on a virtual H100. fixed_step: None to price its kernels and steps."""
+    """A server with Qwen3-14B on a virtual GPU. fixed_step: None to price its kernels and steps."""
     model = resolve_model("qwen3-14b")
-    with Run("h100-sxm-80gb") as run:
+    with Run(gpu) as run:
         PricingProcess.start(run, fixed_step, folder / "pricing.log", models=[model.config_path])
         run.set_mode(Mode.REAL)
         port, log = free_port(), folder / "server.log"

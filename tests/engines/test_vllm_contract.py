@@ -98,11 +98,13 @@ def test_kv_cache_specs_survive_the_profile(in_engine: Callable[[str], str]) -> 
         """
         import json, torch
         from hyperlapse.integrations.vllm import profile
+        from vllm.v1.attention.backend import MultipleOf
         from vllm.v1.kv_cache_interface import FullAttentionSpec, KVQuantMode, MLAAttentionSpec, SlidingWindowSpec
         common = dict(block_size=16, num_kv_heads=8, head_size=128, dtype=torch.bfloat16)
         for spec in (
             FullAttentionSpec(**common),
             FullAttentionSpec(**{**common, "dtype": torch.uint8}, kv_quant_mode=KVQuantMode.FP8_PER_TENSOR),
+            FullAttentionSpec(**common, block_stride_alignment=MultipleOf(1024)),
             SlidingWindowSpec(**common, sliding_window=4096),
             MLAAttentionSpec(**{**common, "num_kv_heads": 1, "head_size": 576}),
         ):

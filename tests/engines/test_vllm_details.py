@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,26 +19,52 @@ RECORDED = {"0.23.0": RECORDED_KV_BLOCKS}
 """KV blocks of Qwen3-14B at vLLM's defaults on a real H100, by version."""
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a server found and gave. shares: of the device time of its requests, by coverage."""
+
+    blocks: int
+    ids: list[list[list[int]]]
+    shares: dict[str, float | None]
+    attention: list[str]
+
+
+def served(engine: EngineEnvironment, folder: Path, detail: str, gpu: str, *flags: str) -> Served:
+    folder.mkdir()
+    with serving(engine, folder, detail, *flags, fixed_step=None, gpu=gpu) as server:
+        before = device_time_ns(server.run.directory)
+        ids = [server.complete(prompt(8, 600), 12), server.complete(prompt(9, 30), 12, temperature=0)]
+        after = device_time_ns(server.run.directory)
+        assert "is not supported" not in server.log.read_text(encoding="utf-8", errors="replace")
+        worker = server.record("worker")
+        assert worker["detail"] == detail
+        shares = coverage_shares({name: after[name] - before[name] for name in after})
+        return Served(server.record("engine")["kv_blocks"], ids, shares, worker["attention"])
+
+
+def check_agreement(kernel: Served, step: Served) -> None:
+    assert kernel.blocks == step.blocks
+    assert kernel.ids == step.ids
+    for share in (kernel.shares, step.shares):
+        assert share["unknown"] is not None
+        assert share["unknown"] < 0.01, share
+
+
 def test_both_details_find_the_same_kv_cache_and_give_the_same_ids(
     each_engine: EngineEnvironment, tmp_path: Path
 ) -> None:
-    blocks, ids, shares = {}, {}, {}
-    for detail in ("kernel", "step"):
-        folder = tmp_path / detail
-        folder.mkdir()
-        with serving(each_engine, folder, detail, fixed_step=None) as server:
-            blocks[detail] = server.record("engine")["kv_blocks"]
-            before = device_time_ns(server.run.directory)
-            ids[detail] = [server.complete(prompt(8, 600), 12), server.complete(prompt(9, 30), 12, temperature=0)]
-            after = device_time_ns(server.run.directory)
-            shares[detail] = coverage_shares({name: after[name] - before[name] for name in after})
-            assert "is not supported" not in server.log.read_text(encoding="utf-8", errors="replace")
-            profile = server.record("worker")
-            assert profile["detail"] == detail
-    assert blocks["kernel"] == blocks["step"]
-    assert ids["kernel"] == ids["step"]
+    kernel, step = (served(each_engine, tmp_path / name, name, "h100-sxm-80gb") for name in ("kernel", "step"))
+    check_agreement(kernel, step)
     recorded = RECORDED.get(each_engine.version)
-    assert recorded is None or abs(blocks["step"] - recorded) <= 0.01 * recorded
-    for share in shares.values():
-        assert share["unknown"] is not None
-        assert share["unknown"] < 0.01, shares
+    assert recorded is None or abs(step.blocks - recorded) <= 0.01 * recorded
+
+
+def test_both_details_agree_where_attention_is_flashinfers(engine: EngineEnvironment, tmp_path: Path) -> None:
+    """A B200: attention whose kernels would be compiled and downloaded. Eager, since compiling takes minutes; every product
+    with its graphs: benchmarks/products.py.
+    """
+    kernel, step = (
+        served(engine, tmp_path / name, name, "b200-sxm-180gb", "--enforce-eager") for name in ("kernel", "step")
+    )
+    check_agreement(kernel, step)
+    assert kernel.attention == step.attention == ["FLASHINFER"]

@@ -156,6 +156,22 @@ def test_the_measured_table_of_the_bundled_model(
             assert found == pytest.approx(table.latency_ns[row, column])
 
 
+def test_separate_kernels_cost_each_its_own_part(
+    made_up: MadeUpDatabase, model: ModelConfig, device: DeviceSpec
+) -> None:
+    """Two kernels over one step: nothing is shared, so that their floors are both paid; parts alone cost what they did."""
+    one, two = (
+        AttentionModel(made_up, model, dataclasses.replace(device, graph_gap_ns=0, separate_attention=separate))
+        for separate in (0, 1)
+    )
+    decodes, prefill = (1, 8000, 4), (512, 0, 1)
+    for alone in (decodes, prefill):
+        assert predict(two, alone) == predict(one, alone)
+    both = predict(two, decodes, prefill).duration_ns
+    assert both == predict(one, decodes).duration_ns + predict(one, prefill).duration_ns
+    assert both == pytest.approx(predict(one, decodes, prefill).duration_ns + FLOOR_NS, abs=1)
+
+
 def test_a_kernel_that_splits_no_keys_walks_decodes_with_empty_tiles(
     made_up: MadeUpDatabase, model: ModelConfig, device: DeviceSpec
 ) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from hyperlapse.predictor.attention import AttentionModel
 from hyperlapse.predictor.composition import BatchComposition
 from hyperlapse.predictor.devices import DeviceSpec
 from hyperlapse.predictor.engine import DEPENDS_BATCH, DEPENDS_TOKENS, EnginePredictor
@@ -36,6 +38,7 @@ class Launch:
 def predictor(made_up: MadeUpDatabase, model: ModelConfig, device: DeviceSpec, tmp_path: Path) -> EnginePredictor:
     lines = [f"  - {{name: ^{operator}$, operator: {operator}}}" for operator in OPERATORS]
     lines += ["  - {name: ^attention$, operator: attention}", "  - {name: ^combine$, operator: included}"]
+    lines += [f"  - {{name: ^{part}$, operator: attention, part: {part}}}" for part in ("decodes", "prefills")]
     lines += ["  - {name: ^qk_half$, operator: qk_norm_rope, kernels: 2}"]
     lines += ["  - {name: ^copy$, operator: memory, bytes_per_token: {hidden: 4}, bytes: 100}"]
     lines += ["  - {name: ^rows$, operator: memory, bytes_per_row: {vocab: 8}, rows: grid_y}"]
@@ -68,6 +71,19 @@ def test_kernels_add_up_to_their_step(predictor: EnginePredictor, model: ModelCo
         assert price.duration_ns == pytest.approx(operator.prediction.duration_ns, abs=1), operator.name
         total_ns += operator.count * price.duration_ns
     assert total_ns == pytest.approx(step.duration_ns - gaps_ns, rel=1e-3)
+
+
+def test_kernels_of_parts_add_up_to_the_attention_of_their_step(
+    predictor: EnginePredictor, made_up: MadeUpDatabase, model: ModelConfig, device: DeviceSpec
+) -> None:
+    mixed = "v1 graph=none tokens=204 rows=5 seqs=1:1030,1:1100x2,1:90,200:64"
+    parts = [
+        predictor.price_launch(Launch("kernel", part, annotation=mixed)).duration_ns for part in ("decodes", "prefills")
+    ]
+    separate = AttentionModel(made_up, model, dataclasses.replace(device, separate_attention=1))
+    assert sum(parts) == separate.predict(BatchComposition.parse(mixed)).duration_ns
+    assert sum(parts) > predictor.price_launch(Launch("kernel", "attention", annotation=mixed)).duration_ns
+    assert predictor.price_launch(Launch("kernel", "decodes", annotation="")).depends == DEPENDS_BATCH
 
 
 def test_a_step_is_named_by_its_model(predictor: EnginePredictor, tmp_path: Path) -> None:
@@ -145,6 +161,8 @@ def test_threads_count_their_bytes(predictor: EnginePredictor, device: DeviceSpe
         ("version: 1\nkernels: [{name: '(', operator: small}]", "regular expression"),
         ("version: 1\nkernels: [{name: x, operator: small, rows: depth}]", "`rows` must be one of"),
         ("version: 1\nkernels: [{name: x, operator: memory, bytes: many}]", "rule 1"),
+        ("version: 1\nkernels: [{name: x, operator: attention, part: halves}]", "`part` must be decodes or prefills"),
+        ("version: 1\nkernels: [{name: x, operator: small, part: decodes}]", "`operator: attention` only"),
     ],
 )
 def test_a_wrong_map_is_refused(tmp_path: Path, text: str, says: str) -> None:

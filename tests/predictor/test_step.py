@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -77,6 +79,24 @@ def test_gaps_count_every_kernel_once(plain: StepPredictor, device: DeviceSpec) 
         kernels += 40 * (recipe().attention - 1)
         gaps = sum(operator.count for operator in step.operators if operator.name in gap_names)
         assert gaps == kernels - 1, graph
+
+
+def test_separate_attention_kernels_have_a_gap_each(
+    made_up: MadeUpDatabase, model: ModelConfig, device: DeviceSpec
+) -> None:
+    """A mixed step on such a product launches each layer's attention twice; a decode step does not."""
+    one, two = (
+        StepPredictor(model, dataclasses.replace(device, separate_attention=separate), made_up, recipe())
+        for separate in (0, 1)
+    )
+    mixed = BatchComposition.of([SequenceGroup(1, 100, 3), SequenceGroup(200, 0, 1)])
+
+    def gaps(steps: StepPredictor, batch: BatchComposition) -> int:
+        return next(operator.count for operator in steps.predict(batch).operators if operator.name == "launch_gaps")
+
+    assert gaps(two, mixed) - gaps(one, mixed) == 40 * recipe().attention
+    decodes = BatchComposition.of([SequenceGroup(1, 100, 3)])
+    assert two.predict(decodes) == one.predict(decodes)
 
 
 def test_graphs_save_gaps(plain: StepPredictor) -> None:
