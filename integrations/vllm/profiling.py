@@ -26,12 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from vllm.v1.worker.gpu_worker import Worker
-from vllm.v1.worker.worker_base import CompilationTimes
 
-from hyperlapse.integrations.vllm.dispatch import GraphTable
 from hyperlapse.integrations.vllm.kernel_worker import KernelWorker
-from hyperlapse.integrations.vllm.profile import compiled_something, encode_spec, say
-from hyperlapse.integrations.vllm.versions import prefills_are_uniform
+from hyperlapse.integrations.vllm.profile import encode_spec, say
+from hyperlapse.integrations.vllm.versions import compilation_times, compiled_something, prefills_are_uniform
 
 
 class ProfilingWorker(KernelWorker):
@@ -65,11 +63,11 @@ class ProfilingWorker(KernelWorker):
         return self._available_bytes is not None
 
     def compile_or_warm_up_model(self) -> Any:
-        return CompilationTimes(language_model=0.0, encoder=0.0)
+        return compilation_times()
 
     def findings(self) -> dict[str, Any]:
         """What the engine was told, and what no one asks for."""
-        graphs = GraphTable.of_manager(self.model_runner.cudagraph_manager)
+        graphs = self._runner.graph_table(self.model_runner)
         return {
             "cold": self._cold,
             "available_bytes": self._available_bytes,
