@@ -23,7 +23,8 @@ PATTERN = "engine-*.jsonl"
 class EngineStatistics:
     """Of a whole run. `kv_blocks`, `block_size` (tokens), `preemptions`: None when the engine reported none.
     `prefix_hit_tokens`: prompt tokens that the prefix cache saved; `token_budget`, `max_running`: the scheduler's
-    limits of a step (tokens, requests); `profile`: `profiled`, `cached` or None.
+    limits of a step (tokens, requests); `profile`: `profiled`, `cached` or None; `model_runner`: where an engine has
+    several.
     """
 
     kv_blocks: int | None
@@ -34,6 +35,7 @@ class EngineStatistics:
     token_budget: int | None
     max_running: int | None
     profile: str | None
+    model_runner: str | None = None
 
 
 class EngineLog:
@@ -65,7 +67,7 @@ def engine_statistics(run_directory: Path) -> EngineStatistics:
     """The statistics of a run so far. Blocks of several engines (data parallel) add up."""
     blocks: dict[int, int] = {}
     preemptions: dict[tuple[str, int], int] = {}
-    block_size = token_budget = max_running = profile = None
+    block_size = token_budget = max_running = profile = model_runner = None
     steps = hits = 0
     for path in sorted(run_directory.glob(PATTERN)):
         for line in LogFollower(path).new_lines():
@@ -74,6 +76,7 @@ def engine_statistics(run_directory: Path) -> EngineStatistics:
             if record["kind"] == "engine":
                 blocks[engine] = record["kv_blocks"]
                 block_size = record["block_size"]
+                model_runner = record.get("model_runner")
                 token_budget, max_running = record["max_num_batched_tokens"], record["max_num_seqs"]
             elif record["kind"] == "step":
                 steps += 1
@@ -90,4 +93,5 @@ def engine_statistics(run_directory: Path) -> EngineStatistics:
         token_budget=token_budget,
         max_running=max_running,
         profile=profile,
+        model_runner=model_runner,
     )
