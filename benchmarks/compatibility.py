@@ -4,11 +4,10 @@
     make compat COMPAT="--versions 0.19.0 --keep"     some, whose environments stay (`hyperlapse engines`)
     make compat COMPAT="--gpu rtx-4090 --model llama-3.1-8b -- --max-model-len 32768"
 
-Each boot is one `hyperlapse bench --engine NAME==VERSION`: the stock server with its default flags (CUDA graphs,
-torch.compile), the stock client, a few requests over HTTP, and the end of both. A release that fails is a row with the
-reason, never the end of the script. Bound: every boot answers all requests, no unsupported call is met, both details have
-the same number of KV-cache blocks, at most 1 % of the device time has no known duration, and no process is left. Exit
-status 1 when a row misses it.
+Each boot is one `hyperlapse bench --engine NAME==VERSION --trace`: the stock server with its default flags (CUDA graphs,
+torch.compile), a few requests over HTTP, and its end. A release that fails is a row with the reason, never the end of the
+script. Bound: every boot answers all requests, no unsupported call is met, both details have the same number of KV-cache
+blocks, at most 1 % of the device time has no known duration, and no process is left. Exit status 1 when a row misses it.
 
 docs/compatibility.md keeps the rows of releases that were not asked for. Runs with another model, GPU or flags are printed
 only.
@@ -48,9 +47,9 @@ COLUMNS = (
 )  # fmt: skip
 HEAD = f"""# Compatibility
 
-Made by `make compat` (`benchmarks/compatibility.py`): each release in an environment of its own, its stock server and client
-with default flags (CUDA graphs, torch.compile) on one virtual {GPU}, {MODEL}; twelve requests of 256 + 16 tokens, 100
-a second, so that there are prompts beside decodes and up to twelve rows.
+Made by `make compat` (`benchmarks/compatibility.py`): each release in an environment of its own, its stock server with
+default flags (CUDA graphs, torch.compile) on one virtual {GPU}, {MODEL}; twelve requests of 256 + 16 tokens over HTTP, one
+each 10 ms, so that there are prompts beside decodes and up to twelve rows.
 
 *model runner*: vLLM's V1 or V2. *unknown*: share of the launched device time whose kernels have no known duration. *unsupported
 calls*: CUDA, cuBLAS, NCCL or NVML calls met that have no virtual answer. *first tokens*: real seconds from the start of the
@@ -136,11 +135,13 @@ def boot(release: EngineRelease, detail: str, options: argparse.Namespace) -> Ro
     torch, cuda = versions_in(environment)
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     with tempfile.TemporaryDirectory(prefix="hyperlapse-compat-") as temporary:
-        folder = Path(temporary, "out")
+        folder, trace = Path(temporary, "out"), Path(temporary, "requests.jsonl")
+        requests = ({"arrival_s": index / 100, "prompt_tokens": 256, "output_tokens": 16} for index in range(12))
+        trace.write_text("".join(json.dumps(request) + "\n" for request in requests), encoding="utf-8")
         flags = ["--", *options.engine_flags] if options.engine_flags else []
         ended = command(
             *("bench", "--engine", release.name, "--detail", detail, "--model", options.model, "--gpu", options.gpu),
-            *("--requests", "12", "--rate", "100", "--input-len", "256", "--output-len", "16", "--json"),
+            *("--trace", str(trace), "--json"),
             *("--output", str(folder), "--report", str(Path(temporary, "report")), *flags),
             limit_s=BOOT_LIMIT_S,
         )

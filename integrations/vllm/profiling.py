@@ -25,6 +25,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import torch
 from vllm.v1.worker.gpu_worker import Worker
 
 from hyperlapse.integrations.vllm.kernel_worker import KernelWorker
@@ -113,6 +114,10 @@ def make_in_fork(config_file: Path, result_file: Path) -> dict[str, Any]:
     if child == 0:
         status = 1
         try:
+            if torch.cuda._is_in_bad_fork():
+                # the imports of 0.12 use the device, and a fork of a process that has cannot: start afresh
+                arguments = ["--config", str(config_file), "--result", str(result_file), "--once"]
+                os.execv(sys.executable, [sys.executable, "-m", __spec__.name, *arguments])
             result_file.write_text(json.dumps(_made_or_error(config_file)), encoding="utf-8")
             status = 0
         finally:
@@ -147,7 +152,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m hyperlapse.integrations.vllm.profiling", description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="a pickled VllmConfig")
     parser.add_argument("--result", type=Path, required=True, help="where to write what was found, as JSON")
+    parser.add_argument("--once", action="store_true", help="in this process, with the compile cache as it is")
     options = parser.parse_args(arguments)
+    if options.once:
+        options.result.write_text(json.dumps(_made_or_error(options.config)), encoding="utf-8")
+        return 0
     _import_ahead()
     result = make_in_fork(options.config, options.result)
     if result.get("cold"):

@@ -27,7 +27,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-TESTED_VERSIONS = ("0.23.0", "0.32.0")
+TESTED_VERSIONS = ("0.12.0", "0.15.1", "0.19.0", "0.23.0", "0.32.0")
 
 
 class UnsupportedVersionError(RuntimeError):
