@@ -1,4 +1,4 @@
-# Two commands:   make demo   the main job, from nothing        make test   every test
+# Commands:   make demo   the main job, from nothing     make test   every test     make compat   every tested engine version
 #
 # Needs x86-64 Linux with glibc, Python 3.11-3.13 with its headers, a C compiler and pip. No GPU, no CUDA toolkit.
 
@@ -18,7 +18,7 @@ export CUDA_HOME :=
 export CUDA_PATH :=
 export PATH := $(shell printf '%s' "$$PATH" | tr ':' '\n' | grep -v cuda | paste -sd:)
 
-.PHONY: demo test check environments requirements clean
+.PHONY: demo test check compat environments requirements clean
 
 demo:
 	@echo "Environments: the launcher's in $(LAUNCHER), vLLM $(ENGINE_VERSION)'s in $(ENGINE) (about 10 GB to download once)"
@@ -71,6 +71,11 @@ $(1)/.installed: $(1)/.requirements-$(2) build/wheel/.built
 endef
 $(eval $(call engine_environment,$(ENGINE),$(ENGINE_VERSION)))
 $(eval $(call engine_environment,$(RECORDED),$(RECORDED_VERSION)))
+
+# Boots every tested release in both details (minutes each, about 9 GB of downloads a release) and writes
+# docs/compatibility.md; COMPAT="--versions 0.19.0 --keep"
+compat: $(LAUNCHER)/.installed
+	$(LAUNCHER)/bin/python benchmarks/compatibility.py $(COMPAT)
 
 # ruff, mypy, and that generated files are current
 check: environments $(LAUNCHER)/.dev

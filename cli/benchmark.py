@@ -47,6 +47,7 @@ from hyperlapse.cli.serving import (
 from hyperlapse.cli.workload import TraceError, TraceRequest, check_lengths, read_trace, token_range
 from hyperlapse.coordinator.host_time import environment_of
 from hyperlapse.integrations import engines
+from hyperlapse.integrations.environments import EngineReleaseError
 from hyperlapse.shim.environment import UNSUPPORTED_VARIABLE
 from hyperlapse.shim.step_log import ENVIRONMENT_VARIABLE as STEP_LOG
 
@@ -141,6 +142,8 @@ def run_bench(options: BenchOptions, progress: Progress | None = None) -> BenchR
     except EngineNotFoundError as error:
         raise BenchError(str(error), status=2) from None
     _check_emulated([engine.engine], options)
+    if trace is None or options.stock_client:
+        _check_client(engine)
     folder = make_folder(options.output)
     try:
         with _open_run(options) as run:
@@ -174,6 +177,15 @@ def _check_emulated(known: Iterable[Engine], options: BenchOptions) -> None:
         except ValueError as error:
             refusals.append(str(error))
     raise BenchError("\n".join(refusals), status=2)
+
+
+def _check_client(engine: EngineEnvironment) -> None:
+    """Asks the integration whether the stock load generator saves what the figures are made of. Raises BenchError."""
+    if engine.name in engine.folders:
+        try:
+            engine.engine.check_client(engine.version, engine.folder)
+        except EngineReleaseError as error:
+            raise BenchError(str(error), status=2) from None
 
 
 @dataclass(slots=True)

@@ -24,7 +24,7 @@ class EngineStatistics:
     """Of a whole run. `kv_blocks`, `block_size` (tokens), `preemptions`: None when the engine reported none.
     `prefix_hit_tokens`: prompt tokens that the prefix cache saved; `token_budget`, `max_running`: the scheduler's
     limits of a step (tokens, requests); `profile`: `profiled`, `cached` or None; `attention`: names of the
-    attention backends that the engine chose.
+    attention backends that the engine chose; `model_runner`: where an engine has several.
     """
 
     kv_blocks: int | None
@@ -36,6 +36,7 @@ class EngineStatistics:
     max_running: int | None
     profile: str | None
     attention: tuple[str, ...] = ()
+    model_runner: str | None = None
 
 
 class EngineLog:
@@ -67,7 +68,7 @@ def engine_statistics(run_directory: Path) -> EngineStatistics:
     """The statistics of a run so far. Blocks of several engines (data parallel) add up."""
     blocks: dict[int, int] = {}
     preemptions: dict[tuple[str, int], int] = {}
-    block_size = token_budget = max_running = profile = None
+    block_size = token_budget = max_running = profile = model_runner = None
     attention: tuple[str, ...] = ()
     steps = hits = 0
     for path in sorted(run_directory.glob(PATTERN)):
@@ -77,6 +78,7 @@ def engine_statistics(run_directory: Path) -> EngineStatistics:
             if record["kind"] == "engine":
                 blocks[engine] = record["kv_blocks"]
                 block_size = record["block_size"]
+                model_runner = record.get("model_runner")
                 token_budget, max_running = record["max_num_batched_tokens"], record["max_num_seqs"]
             elif record["kind"] == "step":
                 steps += 1
@@ -95,4 +97,5 @@ def engine_statistics(run_directory: Path) -> EngineStatistics:
         max_running=max_running,
         profile=profile,
         attention=attention,
+        model_runner=model_runner,
     )

@@ -4,7 +4,7 @@ Why: device time depends on which sequences a step holds, and only the engine's 
 module, so that both details price the same batch. It keeps of each request only what its later steps need.
 
 It must never decide anything the scheduler decides, and never import the engine: it reads attributes of vLLM's
-SchedulerOutput (as sent to model runner V2), so that its rules can be tested without one.
+SchedulerOutput, so that its rules can be tested without one.
 
 The grammar of the text is documented in docs/batch-composition.md.
 """
@@ -18,11 +18,12 @@ from typing import Any
 from zlib import crc32
 
 from hyperlapse.integrations.vllm.constraints import Constraints
+from hyperlapse.integrations.vllm.versions import asked_logprobs
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step in the engine's order (fewest tokens first, as model runner V2 sorts its batch).
+    """One step, fewest tokens first, as model runner V2 sorts its batch (the price is the same in any order).
 
     new[i] tokens are computed for request_ids[i] over context[i] tokens that are already in its KV cache; samples[i]
     says whether its sampled token counts (false for a prefill chunk that is not the last).
@@ -69,10 +70,6 @@ class Step:
 
 def _folded(pair: tuple[int, int], count: int) -> str:
     return f"{pair[0]}:{pair[1]}" if count == 1 else f"{pair[0]}:{pair[1]}x{count}"
-
-
-class UnsupportedRequestError(RuntimeError):
-    """A request that asks for values which kernels that do not run cannot give."""
 
 
 @dataclass(slots=True)
@@ -142,7 +139,7 @@ class Sequences:
         """Applies a SchedulerOutput: what finished or was preempted goes, what is new (or resumed) comes.
 
         Model runner V2 gets a resumed request as a new one, whose `prefill_token_ids` are the prompt and everything
-        that was generated before the preemption.
+        that was generated before the preemption; V1 gets it among those that it knows.
         """
         for request_id in output.finished_req_ids:
             self._forget(request_id)
@@ -150,24 +147,32 @@ class Sequences:
             if request_id in self._known:
                 self._preempted[request_id] = self._known.pop(request_id)
         for request in output.scheduled_new_reqs:
-            if request.prefill_token_ids is None:
-                raise UnsupportedRequestError(
-                    f"request {request.req_id} came without prefill_token_ids: the integration needs vLLM's model "
-                    "runner V2 (do not set VLLM_USE_V2_MODEL_RUNNER=0)"
-                )
             state = self._preempted.pop(request.req_id, None)
             if state is None:
                 self._forget(request.req_id)
                 state = self._new_state(request)
-            state.prefill_tokens = len(request.prefill_token_ids)
+            state.prefill_tokens = _tokens_to_prefill(request)
             self._known[request.req_id] = state
+        self._resume(output.scheduled_cached_reqs)
+
+    def _resume(self, cached: Any) -> None:
+        """What model runner V1 computes again of a preempted request: its prompt, and its output as far as the scheduler
+        has it (_update_states in vllm/v1/worker/gpu_model_runner.py).
+        """
+        for request_id in getattr(cached, "resumed_req_ids", ()):
+            state = self._preempted.pop(request_id, None)
+            if state is not None:
+                self._known[request_id] = state
+            given = cached.num_output_tokens[cached.req_ids.index(request_id)]
+            known = self._known[request_id]
+            known.prefill_tokens = known.prompt_tokens + min(given, len(cached.all_token_ids[request_id]))
 
     def _new_state(self, request: Any) -> SequenceState:
         prompt: Sequence[int] = request.prompt_token_ids or ()
         params = request.sampling_params
         prompt_hash = _hash(prompt)
         state = SequenceState(
-            prefill_tokens=len(request.prefill_token_ids),
+            prefill_tokens=_tokens_to_prefill(request),
             prompt_hash=prompt_hash,
             twin=self._next_twin(prompt_hash),
             prompt_tokens=len(prompt),
@@ -175,8 +180,8 @@ class Sequences:
             constraints=Constraints.of_params(params),
         )
         if params is not None:
-            state.logprobs = params.num_logprobs
-            state.logprob_ids = tuple(params.logprob_token_ids or ())
+            state.logprobs = asked_logprobs(params)
+            state.logprob_ids = tuple(getattr(params, "logprob_token_ids", None) or ())
             if params.prompt_logprobs is not None:
                 state.prompt_logprobs, state.prompt = params.prompt_logprobs, tuple(prompt)
             if state.logprobs is not None or state.prompt_logprobs is not None:
@@ -222,6 +227,12 @@ class Sequences:
             for request_id, count, before in zip(request_ids, new, contexts, strict=True)
         ]
         return Step(request_ids, new, contexts, samples)
+
+
+def _tokens_to_prefill(request: Any) -> int:
+    """Of a NewRequestData; model runner V1 is told the prompt alone."""
+    prefill = getattr(request, "prefill_token_ids", None)
+    return len(request.prompt_token_ids or () if prefill is None else prefill)
 
 
 def _hash(prompt: Sequence[int]) -> int:

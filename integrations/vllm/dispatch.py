@@ -1,8 +1,9 @@
 """Which CUDA graph a step runs in, and how many tokens it is padded to, without a model runner.
 
 Why: the step worker has no model and no captured graphs, but its batches must be padded as the real runner pads them.
-The profile holds the candidates that vLLM's own `CudaGraphManager` made for this configuration; what is left is to pick
-the first that fits, which this module does. A test compares it with the engine's own answer for every size.
+The profile holds the candidates that vLLM's own dispatcher has for this configuration (`CudaGraphManager` in model runner
+V2, `CudagraphDispatcher` in V1); what is left is to pick the first that fits, which this module does. Tests compare it
+with the engine's own answer for every size.
 
 It must never invent a candidate: an empty table means that everything runs without graphs. Importing the manager into
 the step worker was rejected: it pulls in the attention backends, seconds of start-up for eight lines.
@@ -13,8 +14,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
-
-from hyperlapse.integrations.vllm.versions import graph_candidates
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,18 +68,46 @@ class GraphTable:
             by_tokens.extend([candidates] * (run["up_to"] + 1 - len(by_tokens)))
         return cls(by_tokens)
 
-    @classmethod
-    def of_manager(cls, manager: Any) -> GraphTable:
-        """From vLLM's CudaGraphManager; None where the runner has none (no graphs)."""
-        return cls(
+
+def manager_table(manager: Any) -> GraphTable:
+    """From the CudaGraphManager of model runner V2, whose candidates come by token count, the most preferred first. 0.32
+    keeps them by (tokens, active LoRA adapters); LoRA and microbatches are refused elsewhere.
+    """
+    candidates = manager._candidates
+    if isinstance(candidates, dict):
+        longest = max((tokens for tokens, _ in candidates), default=-1)
+        candidates = [
+            [desc for desc in candidates.get((tokens, 0), ()) if desc.num_ubatches == 1]
+            for tokens in range(longest + 1)
+        ]
+    return GraphTable(
+        [
             [
-                [
-                    Candidate(graph_name(desc.cg_mode), desc.num_tokens, desc.num_reqs, desc.uniform_token_count)
-                    for desc in candidates
-                ]
-                for candidates in (graph_candidates(manager) if manager is not None else ())
+                Candidate(graph_name(desc.cg_mode), desc.num_tokens, desc.num_reqs, desc.uniform_token_count)
+                for desc in descs
             ]
-        )
+            for descs in candidates
+        ]
+    )
+
+
+def dispatcher_table(dispatcher: Any) -> GraphTable:
+    """From the CudagraphDispatcher of model runner V1, asked for every size: it keeps no candidates."""
+    by_tokens: list[list[Candidate]] = [[]]
+    for tokens in range(1, (dispatcher.compilation_config.max_cudagraph_capture_size or 0) + 1):
+        decode = dispatcher_graph(dispatcher, tokens, decode=True)
+        mixed = dispatcher_graph(dispatcher, tokens, decode=False)
+        found = [Candidate(*mixed, requests=None, uniform=None)]
+        if decode != mixed:
+            found.insert(0, Candidate(*decode, requests=None, uniform=1))
+        by_tokens.append([candidate for candidate in found if candidate.mode != "none"])
+    return GraphTable(by_tokens)
+
+
+def dispatcher_graph(dispatcher: Any, tokens: int, *, decode: bool) -> tuple[str, int]:
+    """(graph mode, padded tokens) that the dispatcher picks. decode: every sequence has one token."""
+    mode, desc = dispatcher.dispatch(num_tokens=tokens, uniform_decode=decode, has_lora=False)
+    return graph_name(mode), int(desc.num_tokens)
 
 
 def graph_name(mode: Any) -> str:

@@ -18,6 +18,16 @@ def check_sources(version: str, package: Path) -> None:
         raise EngineReleaseError(str(error)) from None
 
 
+def check_client(version: str, package: Path) -> None:
+    """`vllm bench serve` saves when it sent each request in 0.15.1, and not in 0.12.0; the sources tell."""
+    path = package / "benchmarks" / "serve.py"
+    if not path.is_file() or '"start_times"' not in path.read_text(encoding="utf-8"):
+        raise EngineReleaseError(
+            f"the load generator of vLLM {version} does not save when it sent its requests, so nothing can be measured with "
+            "it: name the requests in a file with --trace, which another client sends (docs/bench.md)"
+        )
+
+
 ENGINE = Engine(
     name=NAME,
     title="vLLM",
@@ -27,4 +37,5 @@ ENGINE = Engine(
     adapt_command=adapt_command,
     serve_args=serve_args,
     check_sources=check_sources,
+    check_client=check_client,
 )

@@ -41,7 +41,10 @@ class _FatBinary(ctypes.Structure):
 
 @functools.cache
 def _cudart() -> Any:
-    library = ctypes.CDLL("libcudart.so.13")  # loaded already: the name finds the one that the engine uses
+    import torch
+
+    # loaded already: the name finds the one that the engine uses
+    library = ctypes.CDLL(f"libcudart.so.{str(torch.version.cuda).partition('.')[0]}")
     pointer = ctypes.c_void_p
     library.cudaLaunchKernel.argtypes = (pointer, _Dim3, _Dim3, pointer, ctypes.c_size_t, pointer)
     library.cudaFuncSetAttribute.argtypes = (pointer, ctypes.c_int, ctypes.c_int)

@@ -7,36 +7,25 @@ from the engine's own dispatcher, and (b) gives the sampled ids and their counts
 written: one valid id a sequence, none for an unfinished prefill chunk.
 
 It must never skip or reorder anything the stock worker does. Writing into the device buffers from a hook inside the
-model runner was rejected: wrapping the result that the worker returns needs no knowledge of the runner but the two host
-arrays of its AsyncOutput (vllm/v1/worker/gpu/async_utils.py).
+model runner was rejected: wrapping the result that the worker returns needs less knowledge of the runner (runner_v1.py,
+runner_v2.py).
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
-from vllm.v1.outputs import AsyncModelRunnerOutput
-from vllm.v1.worker.gpu.async_utils import AsyncOutput
 from vllm.v1.worker.gpu_worker import Worker
 
 from hyperlapse.integrations.vllm.composition import Sequences, Step
-from hyperlapse.integrations.vllm.dispatch import graph_name
 from hyperlapse.integrations.vllm.flashinfer_modules import install as install_flashinfer_modules
 from hyperlapse.integrations.vllm.host_time import HostTime, charger
-from hyperlapse.integrations.vllm.outputs import fill
-from hyperlapse.integrations.vllm.profile import (
-    EngineProfile,
-    compiled_something,
-    ensure_profile,
-    profile_directory,
-    say,
-)
-from hyperlapse.integrations.vllm.sampler import Sampled
+from hyperlapse.integrations.vllm.profile import EngineProfile, ensure_profile, profile_directory, say
 from hyperlapse.integrations.vllm.unsupported import refuse_configuration
-from hyperlapse.integrations.vllm.versions import check_version, dispatch, prefills_are_uniform
+from hyperlapse.integrations.vllm.versions import check_version, compiled_something, runner
 from hyperlapse.integrations.vllm.worker_common import (
+    cascade_watch,
     device_facts,
     model_key,
     sampler_of,
@@ -44,26 +33,6 @@ from hyperlapse.integrations.vllm.worker_common import (
     virtual_device,
 )
 from hyperlapse.shim.step_log import StepLog
-
-
-class SampledOutput(AsyncModelRunnerOutput):  # type: ignore[misc]  # vLLM is not installed where mypy runs
-    """The stock runner's output with the values that its sampler kernels would have written."""
-
-    def __init__(self, output: Any, sampled: Sampled, ended: Callable[[], None]) -> None:
-        self._output = output
-        self._sampled = sampled
-        self._ended = ended
-
-    def get_output(self) -> Any:
-        output = self._output
-        output.copy_event.synchronize()  # the copies are done: what is written now stays
-        self._ended()
-        for row, ids in enumerate(self._sampled.ids):
-            output.num_sampled_tokens_np[row] = len(ids)
-            output.sampled_token_ids[row, : len(ids)] = ids
-        result = output.get_output()
-        fill(result, self._sampled)
-        return result
 
 
 class KernelWorker(Worker):  # type: ignore[misc]  # vLLM is not installed where mypy runs
@@ -74,7 +43,8 @@ class KernelWorker(Worker):  # type: ignore[misc]  # vLLM is not installed where
         check_version()
         refuse_configuration(self.vllm_config, "kernel")
         install_flashinfer_modules()
-        self._uniform_prefills = prefills_are_uniform()
+        self._runner = runner()
+        self._tell_of_cascade = cascade_watch(self.vllm_config)
         self._charge_step = charger(HostTime.load().engine_step_ns)
         self._sequences, self._sampler = Sequences(), sampler_of(self.vllm_config)
         self._profile: EngineProfile | None = None
@@ -140,7 +110,9 @@ class KernelWorker(Worker):  # type: ignore[misc]  # vLLM is not installed where
         step = self._sequences.compose(scheduler_output)
         if self._charge_step is not None and not self._warming_up:
             self._charge_step()
-        self._annotate(step, scheduler_output.total_num_scheduled_tokens)
+        if self._tell_of_cascade is not None:
+            self._tell_of_cascade(scheduler_output)
+        self._annotate(step)
         self._pending = step
         return super().execute_model(scheduler_output)
 
@@ -153,20 +125,16 @@ class KernelWorker(Worker):  # type: ignore[misc]  # vLLM is not installed where
         if output is None or step is None:
             return output
         sampled = self._sampler.sample(step, self._sequences, grammar_output)
-        if isinstance(output, AsyncOutput):
-            return SampledOutput(output, sampled, functools.partial(self._log_step, *self._launched))
+        result = self._runner.later(output, sampled, functools.partial(self._log_step, *self._launched))
+        if result is not None:
+            return result
         self._log_step(*self._launched)
-        fill(output, sampled)
+        self._runner.give(output, sampled)
         return output
 
-    def _annotate(self, step: Step, tokens: int) -> None:
-        """Asks the engine's dispatcher what the model runner will ask it next (it has no state that this changes)."""
-        manager = self.model_runner.cudagraph_manager
-        rows = len(step.new)
-        graph, padded = "none", tokens
-        if manager is not None:
-            desc = dispatch(manager, rows, tokens, step.uniform_tokens(self._uniform_prefills))
-            graph, padded = graph_name(desc.cg_mode), desc.num_tokens
+    def _annotate(self, step: Step) -> None:
+        """Asks the engine's dispatcher what the model runner will ask it next."""
+        graph, padded = self._runner.graph_of(self.model_runner, step)
         text = step.text(graph, padded)
         if self._lib.hl_annotate(text, len(text), padded) != 0:
             raise RuntimeError(f"the batch composition does not fit the annotation: {len(text)} bytes for one step")

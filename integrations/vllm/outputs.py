@@ -1,6 +1,6 @@
 """Values of the virtual sampler in vLLM's output types.
 
-Why: both workers hand the same values to the engine, and only here are its types known (vllm/v1/outputs.py, 0.23.0 and
+Why: both workers hand the same values to the engine, and only here are its types known (vllm/v1/outputs.py, 0.12.0 to
 0.32.0: LogprobsLists of numpy arrays for sampled ids, LogprobsTensors for prompts).
 """
 
@@ -16,7 +16,9 @@ from hyperlapse.integrations.vllm.sampler import Sampled
 
 
 def fill(output: Any, sampled: Sampled) -> None:
-    """Gives a ModelRunnerOutput the ids and the log-probabilities that its requests ask for."""
+    """Gives a ModelRunnerOutput the ids and the log-probabilities that its requests ask for, in the order of its rows."""
+    if output.req_ids != sampled.request_ids:
+        sampled = sampled.in_order(output.req_ids)
     output.sampled_token_ids = sampled.ids
     if sampled.scores is not None:
         output.logprobs = LogprobsLists(sampled.scores.ids, sampled.scores.values, sampled.scores.ranks)

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperlapse.integrations.vllm.dispatch import GraphTable
+from hyperlapse.integrations.vllm.versions import user_chose_block_size
 from hyperlapse.shim.models import cache_directory
 
 PROFILE_SEMANTICS = 3
@@ -107,7 +108,7 @@ def facts_of(vllm_config: Any, device_facts: bytes) -> dict[str, Any]:
         "gpu_memory_utilization": cache.gpu_memory_utilization,
         "kv_cache_memory_bytes": cache.kv_cache_memory_bytes,
         "cache_dtype": cache.cache_dtype,
-        "block_size": cache.block_size if cache.user_specified_block_size else None,
+        "block_size": cache.block_size if user_chose_block_size(cache) else None,
         "max_num_batched_tokens": scheduler.max_num_batched_tokens,
         "max_num_seqs": scheduler.max_num_seqs,
         "tensor_parallel_size": parallel.tensor_parallel_size,
@@ -247,13 +248,3 @@ def decode_spec(encoded: dict[str, Any]) -> Any:
 
     values = {name: decoded(value) for name, value in encoded["fields"].items()}
     return getattr(kv_cache_interface, encoded["class"])(**values)
-
-
-def compiled_something() -> bool:
-    """True when this process found a cold compile cache and filled it."""
-    from vllm.compilation.counter import compilation_counter as counter
-
-    # counted only when something was compiled and stored (`num_inductor_compiles` also counts what was found)
-    return bool(
-        counter.num_cache_entries_updated or counter.num_compiled_artifacts_saved or counter.num_aot_artifacts_saved
-    )

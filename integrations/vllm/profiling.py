@@ -25,13 +25,12 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import torch
 from vllm.v1.worker.gpu_worker import Worker
-from vllm.v1.worker.worker_base import CompilationTimes
 
-from hyperlapse.integrations.vllm.dispatch import GraphTable
 from hyperlapse.integrations.vllm.kernel_worker import KernelWorker
-from hyperlapse.integrations.vllm.profile import compiled_something, encode_spec, say
-from hyperlapse.integrations.vllm.versions import prefills_are_uniform
+from hyperlapse.integrations.vllm.profile import encode_spec, say
+from hyperlapse.integrations.vllm.versions import compilation_times, compiled_something, prefills_are_uniform
 
 
 class ProfilingWorker(KernelWorker):
@@ -65,7 +64,7 @@ class ProfilingWorker(KernelWorker):
         return self._available_bytes is not None
 
     def compile_or_warm_up_model(self) -> Any:
-        return CompilationTimes(language_model=0.0, encoder=0.0)
+        return compilation_times()
 
     def _attention_backends(self) -> list[str]:
         layers = self.vllm_config.compilation_config.static_forward_context.values()
@@ -73,7 +72,7 @@ class ProfilingWorker(KernelWorker):
 
     def findings(self) -> dict[str, Any]:
         """What the engine was told, and what no one asks for."""
-        graphs = GraphTable.of_manager(self.model_runner.cudagraph_manager)
+        graphs = self._runner.graph_table(self.model_runner)
         return {
             "cold": self._cold,
             "available_bytes": self._available_bytes,
@@ -120,6 +119,10 @@ def make_in_fork(config_file: Path, result_file: Path) -> dict[str, Any]:
     if child == 0:
         status = 1
         try:
+            if torch.cuda._is_in_bad_fork():
+                # the imports of 0.12 use the device, and a fork of a process that has cannot: start afresh
+                arguments = ["--config", str(config_file), "--result", str(result_file), "--once"]
+                os.execv(sys.executable, [sys.executable, "-m", __spec__.name, *arguments])
             result_file.write_text(json.dumps(_made_or_error(config_file)), encoding="utf-8")
             status = 0
         finally:
@@ -154,7 +157,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m hyperlapse.integrations.vllm.profiling", description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="a pickled VllmConfig")
     parser.add_argument("--result", type=Path, required=True, help="where to write what was found, as JSON")
+    parser.add_argument("--once", action="store_true", help="in this process, with the compile cache as it is")
     options = parser.parse_args(arguments)
+    if options.once:
+        options.result.write_text(json.dumps(_made_or_error(options.config)), encoding="utf-8")
+        return 0
     _import_ahead()
     result = make_in_fork(options.config, options.result)
     if result.get("cold"):

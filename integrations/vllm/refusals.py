@@ -1,8 +1,8 @@
 """Requests that cannot be answered on a virtual GPU, refused over HTTP before the engine sees them.
 
 Why: scores are nothing but logits, so made-up ones would be worse than none; and a few parameters make vLLM's model
-runner raise in the worker (0.23.0 and 0.32.0: gpu/sample/logit_bias.py, bad_words.py), which ends the engine for every
-other request. Everything else is answered: docs/features.md.
+runner raise in the worker (V2 of 0.23.0 and 0.32.0: gpu/sample/logit_bias.py, bad_words.py), which ends the engine for
+every other request; V1 has no such bounds. Everything else is answered: docs/features.md.
 
 This must never refuse what the engine can answer: a word in a prompt is no field. So a body is parsed only when it may
 hold one of the names at all, and only fields are looked at. Stop ids and bad words are counted as the model runner counts
@@ -15,6 +15,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from hyperlapse.integrations.vllm.versions import model_runner
 
 REFUSED_ROUTES: Mapping[str, str] = dict.fromkeys(
     ("/generative_scoring", "/v1/score", "/score", "/rerank", "/v1/rerank", "/v2/rerank"),
@@ -62,6 +64,8 @@ def _in_fields(fields: dict[str, Any], engine: Callable[[], Any]) -> str | None:
     for name, why in REFUSED_FIELDS.items():
         if fields.get(name) is not None:
             return f"`{name}` cannot be answered on virtual GPUs: {why}"
+    if model_runner() == "V1":
+        return None
     for name, limit in LIMITS.items():
         value = fields.get(name)
         if isinstance(value, (list, dict)) and len(value) > limit:

@@ -30,14 +30,24 @@ def masks_of(grammar_output: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """What a step gives. ids: one for each request whose token counts, none for the others; scores: a row of
-    log-probabilities for each request, when one of them asks; prompts: by request, a row for each token of its prompt but
-    the first, when its prompt ends in this step.
+    """What a step gives. request_ids: the requests in the order of the rows; ids: one for each request whose token counts,
+    none for the others; scores: a row of log-probabilities for each request, when one of them asks; prompts: by request, a
+    row for each token of its prompt but the first, when its prompt ends in this step.
     """
 
+    request_ids: list[str]
     ids: list[list[int]]
     scores: logprobs.Rows | None = None
     prompts: Mapping[str, logprobs.Rows] = field(default_factory=dict)
+
+    def in_order(self, request_ids: Sequence[str]) -> Sampled:
+        """The same with the rows of these requests, which must be all of them. Raises KeyError for another one."""
+        rows = {request_id: row for row, request_id in enumerate(self.request_ids)}
+        order = [rows[request_id] for request_id in request_ids]
+        scores = self.scores
+        if scores is not None:
+            scores = logprobs.Rows(scores.ids[order], scores.values[order], scores.ranks[order])
+        return Sampled(list(request_ids), [self.ids[row] for row in order], scores, self.prompts)
 
 
 class VirtualSampler:
@@ -52,8 +62,8 @@ class VirtualSampler:
         """grammar_output: vLLM's GrammarOutput for this step, or None."""
         ids = self._ids(step, sequences, masks_of(grammar_output))
         if not sequences.scored:
-            return Sampled(ids)
-        return Sampled(ids, self._scores(step, sequences, ids), self._prompts(step, sequences))
+            return Sampled(step.request_ids, ids)
+        return Sampled(step.request_ids, ids, self._scores(step, sequences, ids), self._prompts(step, sequences))
 
     def _ids(self, step: Step, sequences: Sequences, masks: Mapping[str, Any]) -> list[list[int]]:
         rows: list[list[int]] = []

@@ -18,6 +18,7 @@ from typing import Any
 from vllm.v1.metrics.loggers import StatLoggerBase
 
 from hyperlapse.integrations.vllm.plugin import warn_of_foreign_worker
+from hyperlapse.integrations.vllm.versions import model_runner, waiting_requests
 
 
 class RunStatistics(StatLoggerBase):  # type: ignore[misc]  # vLLM is not installed where mypy runs
@@ -51,6 +52,7 @@ class RunStatistics(StatLoggerBase):  # type: ignore[misc]  # vLLM is not instal
                 "max_num_batched_tokens": scheduler.max_num_batched_tokens,
                 "max_model_len": self._config.model_config.max_model_len,
                 "async_scheduling": bool(scheduler.async_scheduling),
+                "model_runner": model_runner(),
                 "worker": self._config.parallel_config.worker_cls,
             }
         )
@@ -67,7 +69,7 @@ class RunStatistics(StatLoggerBase):  # type: ignore[misc]  # vLLM is not instal
         record: dict[str, Any] = {"kind": "step", "t_ns": time.monotonic_ns(), "engine_index": engine_idx}
         if scheduler_stats is not None:
             record["running"] = scheduler_stats.num_running_reqs
-            record["waiting"] = scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs
+            record["waiting"] = waiting_requests(scheduler_stats)
             record["kv_usage"] = round(scheduler_stats.kv_cache_usage, 6)
             prefix = scheduler_stats.prefix_cache_stats
             if prefix is not None and prefix.queries:

@@ -8,26 +8,32 @@ It must never import a model, an attention backend or Triton, nor touch CUDA or 
 start-up, and each of their threads costs microseconds at every jump of the clock. What the real worker would have found
 out (KV-cache specs, available memory, block size, CUDA graphs) comes from a profile that the real worker made.
 
-Follows vllm/v1/worker/gpu_worker.py and gpu/model_runner.py: `execute_model` returns None, `sample_tokens`
-returns an AsyncModelRunnerOutput whose `get_output` waits for the device (or the result itself without async
-scheduling).
+Follows vllm/v1/worker/gpu_worker.py and its model runners (gpu/model_runner.py, gpu_model_runner.py): `execute_model`
+returns None, `sample_tokens` returns an AsyncModelRunnerOutput whose `get_output` waits for the device (or the result
+itself without async scheduling).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT, AsyncModelRunnerOutput, ModelRunnerOutput
-from vllm.v1.worker.worker_base import CompilationTimes, WorkerBase
+from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT, AsyncModelRunnerOutput
+from vllm.v1.worker.worker_base import WorkerBase
 
 from hyperlapse.integrations.vllm.composition import Sequences, Step
 from hyperlapse.integrations.vllm.host_time import HostTime, charger
 from hyperlapse.integrations.vllm.outputs import fill
 from hyperlapse.integrations.vllm.profile import EngineProfile, ensure_profile
-from hyperlapse.integrations.vllm.unsupported import refuse_configuration
-from hyperlapse.integrations.vllm.versions import check_version
+from hyperlapse.integrations.vllm.unsupported import UnsupportedConfigurationError, refuse_configuration
+from hyperlapse.integrations.vllm.versions import (
+    check_version,
+    compilation_times,
+    model_runner_output,
+    user_chose_block_size,
+)
 from hyperlapse.integrations.vllm.virtual import CoreTimeline, StepTimeline
 from hyperlapse.integrations.vllm.worker_common import (
+    cascade_watch,
     device_facts,
     model_key,
     sampler_of,
@@ -57,6 +63,7 @@ class StepWorker(WorkerBase):  # type: ignore[misc]  # vLLM is not installed whe
         super().__init__(*args, **kwargs)
         check_version()
         self._charge_step = charger(HostTime.load().engine_step_ns)
+        self._tell_of_cascade = cascade_watch(self.vllm_config)
         self._pending: tuple[Step, int] | None = None
 
     # ----- start-up -----
@@ -69,7 +76,7 @@ class StepWorker(WorkerBase):  # type: ignore[misc]  # vLLM is not installed whe
 
     def load_model(self, *, load_dummy_weights: bool = False) -> None:  # noqa: ARG002 - vLLM's signature
         cache = self.cache_config
-        if not cache.user_specified_block_size:
+        if not user_chose_block_size(cache):
             # the attention backend's choice; the executor asks the backends of loaded layers next, and there are none
             cache.block_size = self._profile.block_size
         self._sequences, self._sampler = Sequences(), sampler_of(self.vllm_config)
@@ -108,9 +115,20 @@ class StepWorker(WorkerBase):  # type: ignore[misc]  # vLLM is not installed whe
     def initialize_from_config(self, kv_cache_config: Any) -> None:
         self._graphs = self._profile.graph_table()
         self.cache_config.num_gpu_blocks = kv_cache_config.num_blocks
+        if self.cache_config.block_size != self._profile.block_size:
+            # seen in the source of 0.19.0: where no layer is loaded the executor takes 16 over what load_model chose
+            raise UnsupportedConfigurationError(
+                f"the attention backend wants KV-cache blocks of {self._profile.block_size} tokens, and this version of vLLM "
+                f"takes {self.cache_config.block_size} with --detail step: give --block-size {self._profile.block_size}"
+            )
+
+    def initialize_cache(self, num_gpu_blocks: int, num_cpu_blocks: int) -> None:
+        """Asked for until 0.15."""
+        self.cache_config.num_gpu_blocks = num_gpu_blocks
+        self.cache_config.num_cpu_blocks = num_cpu_blocks
 
     def compile_or_warm_up_model(self) -> Any:
-        return CompilationTimes(language_model=0.0, encoder=0.0)
+        return compilation_times()
 
     def get_supported_tasks(self) -> tuple[str, ...]:
         return tuple(self._profile.tasks)
@@ -123,6 +141,8 @@ class StepWorker(WorkerBase):  # type: ignore[misc]  # vLLM is not installed whe
         if scheduler_output.total_num_scheduled_tokens == 0:
             return EMPTY_MODEL_RUNNER_OUTPUT
         step = sequences.compose(scheduler_output)
+        if self._tell_of_cascade is not None:
+            self._tell_of_cascade(scheduler_output)
         graph, tokens = self._graphs.dispatch(
             len(step.new),
             scheduler_output.total_num_scheduled_tokens,
@@ -139,10 +159,7 @@ class StepWorker(WorkerBase):  # type: ignore[misc]  # vLLM is not installed whe
             return None  # as the stock runner: the engine then raises what execute_model failed with
         step, event = self._pending
         self._pending = None
-        output = ModelRunnerOutput(
-            req_ids=step.request_ids,
-            req_id_to_index={request_id: row for row, request_id in enumerate(step.request_ids)},
-        )
+        output = model_runner_output(step.request_ids)
         fill(output, self._sampler.sample(step, self._sequences, grammar_output))
         result = StepOutput(output, self._timeline, event)
         return result if self._async else result.get_output()

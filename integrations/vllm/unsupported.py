@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from hyperlapse.integrations.vllm.versions import installed_version
+from hyperlapse.integrations.vllm.versions import configured_runner, installed_version, model_runner
 
 
 class UnsupportedConfigurationError(ValueError):
@@ -105,9 +105,15 @@ def _reasons(config: Any, detail: str) -> Iterator[str]:
         yield _NO_MASKS
     if getattr(model, "logits_processors", None):
         yield _NO_PROCESSORS
-    if not config.use_v2_model_runner:
+    runner = configured_runner(config)
+    if runner == "V2" and model_runner() == "V1":
         yield (
-            "this model or flag set runs on vLLM's model runner V1, which is not emulated: unset "
+            "this version of vLLM has model runner V2 only as an experiment, which is not emulated: unset "
+            "VLLM_USE_V2_MODEL_RUNNER, or take a newer vLLM"
+        )
+    if runner == "V1" and model_runner() == "V2":
+        yield (
+            "this model or flag set runs on vLLM's model runner V1, which is not emulated in this version: unset "
             "VLLM_USE_V2_MODEL_RUNNER, leave out the flag that vLLM's log names as not supported by V2, or take a newer vLLM"
         )
     connector = config.kv_transfer_config

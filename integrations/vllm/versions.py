@@ -4,6 +4,10 @@ Why: an engine that has changed must be told before it serves a wrong number. Th
 (a field, a parameter, an attribute) and not which number it carries, so a version between two known ones works, and one
 that lacks something is refused by the name of what it lacks. What versions do differently is here and nowhere else.
 
+vLLM has two model runners: V1, which alone works until 0.19, and V2, the default since VllmConfig decides about it. Each
+version is emulated with the one that it takes by itself; what the workers need to know of it is in runner_v1.py and
+runner_v2.py, which have the same functions.
+
 Asking whether the engine fits must never import it: the sources are read as text, in milliseconds, by anyone who knows
 where the package lies. Comparing version numbers was rejected: nightly builds and forks carry numbers that say nothing.
 """
@@ -11,17 +15,19 @@ where the package lies. Comparing version numbers was rejected: nightly builds a
 from __future__ import annotations
 
 import ast
+import dataclasses
 import functools
 import importlib.util
 import multiprocessing
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-TESTED_VERSIONS = ("0.23.0", "0.32.0")
+TESTED_VERSIONS = ("0.12.0", "0.15.1", "0.19.0", "0.23.0", "0.32.0")
 
 
 class UnsupportedVersionError(RuntimeError):
@@ -67,35 +73,63 @@ NEEDS = (
     Need(
         "v1/core/sched/output.py",
         "NewRequestData",
-        ("req_id", "prompt_token_ids", "prefill_token_ids", "num_computed_tokens", "sampling_params"),
+        ("req_id", "prompt_token_ids", "num_computed_tokens", "sampling_params"),
     ),
     Need("v1/core/sched/output.py", "CachedRequestData", ("req_ids", "num_computed_tokens")),
     Need("v1/outputs.py", "ModelRunnerOutput", ("req_ids", "req_id_to_index", "sampled_token_ids")),
     Need("v1/outputs.py", "AsyncModelRunnerOutput", ("get_output",)),
     Need("v1/worker/worker_base.py", "WorkerBase", ("vllm_config", "model_config", "cache_config")),
-    Need("v1/worker/worker_base.py", "CompilationTimes", ("language_model", "encoder")),
     Need(
         "v1/worker/gpu_worker.py",
         "Worker",
         ("init_device", "determine_available_memory", "compile_or_warm_up_model", "execute_model", "sample_tokens"),
     ),
-    Need("v1/worker/gpu/async_utils.py", "AsyncOutput", ("copy_event", "sampled_token_ids", "num_sampled_tokens_np")),
-    Need("v1/worker/gpu/cudagraph_utils.py", "CudaGraphManager", ("_candidates",)),
-    Need("v1/worker/gpu/cudagraph_utils.py", "CudaGraphManager.dispatch", ("num_reqs", "num_tokens")),
-    Need(
-        "v1/worker/gpu/cudagraph_utils.py",
-        "BatchExecutionDescriptor",
-        ("cg_mode", "num_tokens", "num_reqs", "uniform_token_count"),
-    ),
     Need("v1/engine/core.py", "EngineCore.__init__", ("vllm_config", "executor_class", "log_stats")),
     Need("v1/metrics/loggers.py", "StatLoggerBase", ("record", "log_engine_initialized")),
-    Need("config/vllm.py", "VllmConfig", ("use_v2_model_runner", "compute_hash")),
+    Need("v1/metrics/loggers.py", "load_stat_logger_plugin_factories"),
+    Need("config/vllm.py", "VllmConfig", ("compute_hash",)),
 )
+
+_DECIDES = Need("config/vllm.py", "VllmConfig", ("use_v2_model_runner",))
+
+RUNNER_NEEDS = {
+    "V1": (
+        Need("v1/core/sched/output.py", "SchedulerOutput", ("num_common_prefix_blocks",)),
+        Need("v1/core/sched/output.py", "CachedRequestData", ("resumed_req_ids", "all_token_ids", "num_output_tokens")),
+        Need("v1/worker/gpu_model_runner.py", "GPUModelRunner", ("cudagraph_dispatcher", "model_memory_usage")),
+        Need("v1/cudagraph_dispatcher.py", "CudagraphDispatcher", ("compilation_config",)),
+        Need(
+            "v1/cudagraph_dispatcher.py", "CudagraphDispatcher.dispatch", ("num_tokens", "uniform_decode", "has_lora")
+        ),
+    ),
+    "V2": (
+        Need("v1/core/sched/output.py", "NewRequestData", ("prefill_token_ids",)),
+        Need("v1/worker/worker_base.py", "CompilationTimes", ("language_model", "encoder")),
+        Need(
+            "v1/worker/gpu/async_utils.py", "AsyncOutput", ("copy_event", "sampled_token_ids", "num_sampled_tokens_np")
+        ),
+        Need("v1/worker/gpu/cudagraph_utils.py", "CudaGraphManager", ("_candidates",)),
+        Need("v1/worker/gpu/cudagraph_utils.py", "CudaGraphManager.dispatch", ("num_reqs", "num_tokens")),
+        Need(
+            "v1/worker/gpu/cudagraph_utils.py",
+            "BatchExecutionDescriptor",
+            ("cg_mode", "num_tokens", "num_reqs", "uniform_token_count"),
+        ),
+        _DECIDES,
+    ),
+}
+"""What only one of the model runners must have."""
+
+
+def runner_in(package: Path) -> str:
+    """The model runner, V1 or V2, that the vLLM in this folder is emulated with."""
+    return "V1" if _DECIDES.missing(package) else "V2"
 
 
 def missing_in(package: Path) -> list[str]:
     """What the integration needs and the vLLM in this folder (`site-packages/vllm`) lacks; empty when it fits."""
-    return list(dict.fromkeys(name for need in NEEDS for name in need.missing(package)))
+    needs = (*NEEDS, *RUNNER_NEEDS[runner_in(package)])
+    return list(dict.fromkeys(name for need in needs for name in need.missing(package)))
 
 
 def installed_version() -> str | None:
@@ -104,6 +138,19 @@ def installed_version() -> str | None:
         return metadata.version("vllm")
     except metadata.PackageNotFoundError:
         return None
+
+
+def installed_package() -> Path | None:
+    """The folder of vLLM's sources in this environment, without importing it; None when it is not installed."""
+    spec = importlib.util.find_spec("vllm")
+    return Path(spec.origin).parent if spec is not None and spec.origin is not None else None
+
+
+@functools.cache
+def model_runner() -> str:
+    """The model runner, V1 or V2, that the installed version is emulated with; V2 where none is installed."""
+    package = installed_package()
+    return "V2" if package is None else runner_in(package)
 
 
 @functools.cache
@@ -116,10 +163,9 @@ def check_version() -> str:
         raise RuntimeError("vLLM is not installed in this environment: pip install 'hyperlapse[vllm]'")
     if version.partition("+")[0] in TESTED_VERSIONS:
         return version
-    spec = importlib.util.find_spec("vllm")
-    assert spec is not None
-    assert spec.origin is not None
-    warning = verdict(version, Path(spec.origin).parent)
+    package = installed_package()
+    assert package is not None
+    warning = verdict(version, package)
     if multiprocessing.parent_process() is None:
         print(f"hyperlapse: WARNING: {warning}", file=sys.stderr, flush=True)
     return version
@@ -171,38 +217,88 @@ def _parts(scope: ast.AST | None) -> set[str]:
 # ----- what differs; each asks the engine that is imported -----
 
 
-def prefills_are_uniform() -> bool:
-    """Whether a batch of prompts with one token each may run in a graph that was captured for decoding: 0.23 counts
-    tokens only, 0.32 wants context too (`get_uniform_decode_token_count`).
+def runner() -> ModuleType:
+    """runner_v1 or runner_v2, whose functions know the model runner of this version."""
+    if model_runner() == "V1":
+        from hyperlapse.integrations.vllm import runner_v1
+
+        return runner_v1
+    from hyperlapse.integrations.vllm import runner_v2
+
+    return runner_v2
+
+
+def configured_runner(vllm_config: Any) -> str:
+    """The model runner that this configuration runs on. Until 0.19 a variable alone decides."""
+    decided = getattr(vllm_config, "use_v2_model_runner", None)
+    if decided is None:
+        from vllm import envs
+
+        decided = envs.VLLM_USE_V2_MODEL_RUNNER
+    return "V2" if decided else "V1"
+
+
+def compilation_times() -> Any:
+    """What compile_or_warm_up_model answers when nothing was compiled: since 0.23 an object, in 0.19 seconds; earlier
+    versions do not look at it.
     """
+    from vllm.v1.worker import worker_base
+
+    times = getattr(worker_base, "CompilationTimes", None)
+    return 0.0 if times is None else times(language_model=0.0, encoder=0.0)
+
+
+def model_runner_output(request_ids: Sequence[str]) -> Any:
+    """A ModelRunnerOutput of these rows without values. 0.12 has no defaults for most of its fields."""
+    from vllm.v1.outputs import ModelRunnerOutput
+
+    empty: dict[str, Any] = {"sampled_token_ids": [], "logprobs": None, "prompt_logprobs_dict": {}, "pooler_output": []}
+    required = {
+        field.name: empty[field.name]
+        for field in dataclasses.fields(ModelRunnerOutput)
+        if field.name in empty and field.default is field.default_factory is dataclasses.MISSING
+    }
+    rows = {request_id: row for row, request_id in enumerate(request_ids)}
+    return ModelRunnerOutput(req_ids=list(request_ids), req_id_to_index=rows, **required)
+
+
+def user_chose_block_size(cache_config: Any) -> bool:
+    """False where the attention backend chooses after the model was loaded, which it does since 0.19; before, the size is
+    settled when the worker gets its configuration.
+    """
+    return bool(getattr(cache_config, "user_specified_block_size", True))
+
+
+def waiting_requests(scheduler_stats: Any) -> int:
+    """Requests that wait; since 0.23 those that were passed over are counted apart."""
+    return int(scheduler_stats.num_waiting_reqs) + int(getattr(scheduler_stats, "num_skipped_waiting_reqs", 0))
+
+
+def asked_logprobs(params: Any) -> int | None:
+    """Log-probabilities that a request wants of each sampled id (None: none). 0.32 counts those of given ids too."""
+    found: int | None = params.num_logprobs if hasattr(params, "num_logprobs") else params.logprobs
+    return found
+
+
+def prefills_are_uniform() -> bool:
+    """Whether a batch of prompts with one token each may run in a graph that was captured for decoding: runner V1 and 0.23
+    count tokens only, 0.32 wants context too (`get_uniform_decode_token_count`).
+    """
+    if model_runner() == "V1":
+        return True
     from vllm.v1.worker.gpu import cudagraph_utils
 
     return hasattr(cudagraph_utils, "get_uniform_token_count")
 
 
-def graph_candidates(manager: Any) -> list[list[Any]]:
-    """CudaGraphManager's descriptors by token count, most preferred first. 0.32 keeps them by (tokens, active LoRA
-    adapters); LoRA and microbatches are refused elsewhere.
-    """
-    candidates = manager._candidates
-    if not isinstance(candidates, dict):
-        return list(candidates)
-    longest = max((tokens for tokens, _ in candidates), default=-1)
-    return [
-        [desc for desc in candidates.get((tokens, 0), ()) if desc.num_ubatches == 1] for tokens in range(longest + 1)
-    ]
+def compiled_something() -> bool:
+    """True when this process found a cold compile cache and filled it."""
+    from vllm.compilation.counter import compilation_counter as counter
 
-
-@functools.cache
-def _dispatches_by_lora() -> bool:
-    import inspect
-
-    from vllm.v1.worker.gpu.cudagraph_utils import CudaGraphManager
-
-    return "num_active_loras" in inspect.signature(CudaGraphManager.dispatch).parameters
-
-
-def dispatch(manager: Any, rows: int, tokens: int, uniform: int | None) -> Any:
-    """The descriptor that the engine's CudaGraphManager picks for this batch."""
-    more = (0,) if _dispatches_by_lora() else ()
-    return manager.dispatch(rows, tokens, uniform, *more)
+    # counted only when something was compiled and stored (`num_inductor_compiles` also counts what was found);
+    # versions until 0.15 store nothing ahead of time
+    return bool(
+        counter.num_cache_entries_updated
+        or counter.num_compiled_artifacts_saved
+        or getattr(counter, "num_aot_artifacts_saved", 0)
+    )

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hyperlapse.integrations.vllm.sampler import VirtualSampler
+from hyperlapse.integrations.vllm.versions import model_runner
 from hyperlapse.integrations.vllm.vocabulary import Vocabulary
 
 
@@ -64,6 +66,35 @@ def sampler_of(vllm_config: Any) -> VirtualSampler:
 
     tokenizer = cached_tokenizer_from_config(model)  # the engine's grammars use the same one
     return VirtualSampler(Vocabulary.of_tokenizer(tokenizer, model.get_vocab_size(), stops))
+
+
+_CASCADE_TOKENS = 256  # and 8 requests: use_cascade_attention in vllm/v1/attention/backends/flash_attn.py of 0.15.1
+_CASCADE_REQUESTS = 8
+
+
+def cascade_watch(vllm_config: Any) -> Callable[[Any], None] | None:
+    """Tells the run, once, when a SchedulerOutput may run with cascade attention, which nobody prices: model runner V1
+    takes it for prompts with a common beginning, by default until 0.15. None where it never does.
+    """
+    if model_runner() != "V1" or vllm_config.model_config.disable_cascade_attn:
+        return None
+    cache, told = vllm_config.cache_config, False
+
+    def tell(output: Any) -> None:
+        nonlocal told
+        common = max(output.num_common_prefix_blocks, default=0) * cache.block_size
+        if told or common < _CASCADE_TOKENS or len(output.num_scheduled_tokens) < _CASCADE_REQUESTS:
+            return
+        told = True
+        from hyperlapse.shim._core import core
+
+        core().lib.hl_report_event(
+            b"cascade-attention",
+            b"all requests of a step begin alike, and this vLLM may then compute their common beginning once (cascade "
+            b"attention), which is not priced: give the engine --disable-cascade-attn",
+        )
+
+    return tell
 
 
 def tell_run(record: dict[str, Any]) -> None:

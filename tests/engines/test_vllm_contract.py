@@ -15,8 +15,8 @@ def test_graph_table_answers_as_the_engines_dispatcher(in_each: Callable[[str], 
         """
         import inspect
         from types import SimpleNamespace as N
-        from hyperlapse.integrations.vllm.dispatch import GraphTable, graph_name
-        from hyperlapse.integrations.vllm.versions import dispatch
+        from hyperlapse.integrations.vllm.dispatch import GraphTable, graph_name, manager_table
+        from hyperlapse.integrations.vllm.runner_v2 import dispatch
         from vllm.config.compilation import CUDAGraphMode
         from vllm.v1.worker.gpu.cudagraph_utils import CudaGraphManager
 
@@ -33,7 +33,7 @@ def test_graph_table_answers_as_the_engines_dispatcher(in_each: Callable[[str], 
             manager._candidates = {} if by_lora else []
             manager._capture_descs, manager._graphs_captured = {}, True
             manager._init_candidates()
-            table = GraphTable.from_json(GraphTable.of_manager(manager).to_json())
+            table = GraphTable.from_json(manager_table(manager).to_json())
             for rows in range(1, 21):
                 for tokens in range(rows, 40):
                     for uniform in {None, 1 if tokens == rows else None, tokens // rows if tokens % rows == 0 else None}:

@@ -1,4 +1,4 @@
-"""What the scheduler of vLLM 0.23.0 sends, as far as the integration reads it; no engine is needed."""
+"""What the scheduler of vLLM sends, as far as the integration reads it; no engine is needed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 
 class Scheduler:
-    """Builds SchedulerOutputs as model runner V2 gets them."""
+    """Builds SchedulerOutputs as model runner V2 gets them (0.23.0), and V1 (0.19.0) where a test says so."""
 
     @staticmethod
     def new(
@@ -38,6 +38,24 @@ class Scheduler:
             num_computed_tokens=computed,
             sampling_params=SimpleNamespace(**sampling),
         )
+
+    @classmethod
+    def new_v1(cls, request_id: str, prompt: Sequence[int], **params: Any) -> Any:
+        """A new request of model runner V1, which is not told what to prefill."""
+        request = cls.new(request_id, prompt, **params)
+        request.prefill_token_ids = None
+        return request
+
+    @staticmethod
+    def resumed_v1(request_id: str, tokens: int, output: int, scheduled: int, computed: int = 0) -> Any:
+        """A SchedulerOutput in which V1 gets a preempted request back. tokens: all that the scheduler has of it; output:
+        those beyond the prompt, with the ones that are still on the way.
+        """
+        made = Scheduler.output({request_id: scheduled}, cached={request_id: computed})
+        made.scheduled_cached_reqs.resumed_req_ids = {request_id}
+        made.scheduled_cached_reqs.all_token_ids = {request_id: [0] * tokens}
+        made.scheduled_cached_reqs.num_output_tokens = [output]
+        return made
 
     @staticmethod
     def output(

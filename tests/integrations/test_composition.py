@@ -72,6 +72,33 @@ def test_resumed_request_prefills_what_it_had_generated_and_goes_on_with_the_sam
     assert len({*first[0], *second[0], *third[0]}) == 3
 
 
+def test_model_runner_v1_gets_a_resumed_request_among_those_that_it_knows(scheduler) -> None:
+    prompt = list(range(50))
+
+    def ids(book: Sequences, output) -> list[list[int]]:
+        book.update(output)
+        return sampled(book, book.compose(output))
+
+    book = sequences()
+    first = ids(book, scheduler.output({"a": 50}, [scheduler.new_v1("a", prompt)]))
+    second = ids(book, scheduler.output({"a": 1}, cached={"a": 50}))
+    third = ids(book, scheduler.output({"a": 1}, cached={"a": 51}))
+    assert [len(row) for row in (*first, *second, *third)] == [1, 1, 1]
+    book.update(scheduler.output({}, preempted=["a"]))
+    assert len(book) == 0
+    assert ids(book, scheduler.resumed_v1("a", tokens=52, output=2, scheduled=40)) == [[]]
+    assert ids(book, scheduler.output({"a": 12}, cached={"a": 40})) == third
+
+
+def test_model_runner_v1_resumes_a_request_that_never_ended_its_prompt(scheduler) -> None:
+    book = sequences()
+    book.update(scheduler.output({"a": 20}, [scheduler.new_v1("a", range(50))]))
+    book.update(scheduler.output({}, preempted=["a"]))
+    output = scheduler.resumed_v1("a", tokens=50, output=0, scheduled=50)
+    book.update(output)
+    assert book.compose(output).samples == [True]
+
+
 def test_equal_prompts_at_the_same_time_get_different_ids_and_later_the_same_again(scheduler) -> None:
     book = sequences()
 

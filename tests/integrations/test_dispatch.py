@@ -6,7 +6,9 @@ import json
 from enum import Enum
 from types import SimpleNamespace
 
-from hyperlapse.integrations.vllm.dispatch import Candidate, GraphTable
+import pytest
+
+from hyperlapse.integrations.vllm.dispatch import Candidate, GraphTable, dispatcher_table, manager_table
 
 FULL_4 = Candidate("full", 4, 4, 1)
 PIECEWISE_4 = Candidate("piecewise", 4, None, None)
@@ -39,10 +41,45 @@ def test_json_round_trip() -> None:
                 assert again.dispatch(rows, tokens, uniform) == TABLE.dispatch(rows, tokens, uniform)
 
 
-def test_reads_the_engines_manager() -> None:
-    class Mode(Enum):
-        FULL = 2
+class Mode(Enum):
+    NONE = 0
+    PIECEWISE = 1
+    FULL = 2
 
+
+def test_reads_the_engines_manager() -> None:
     desc = SimpleNamespace(cg_mode=Mode.FULL, num_tokens=4, num_reqs=4, uniform_token_count=1)
-    table = GraphTable.of_manager(SimpleNamespace(_candidates=[[], [desc]]))
+    table = manager_table(SimpleNamespace(_candidates=[[], [desc]]))
     assert table.dispatch(1, 1, 1) == ("full", 4)
+
+
+class Dispatcher:
+    """As model runner V1 has it: graphs of 2 and 4 tokens for any batch, full ones for at most 3 decodes."""
+
+    def __init__(self, largest: int | None, modes: tuple[Mode, Mode]) -> None:
+        self.compilation_config = SimpleNamespace(max_cudagraph_capture_size=largest)
+        self._decode, self._mixed = modes
+
+    def dispatch(self, *, num_tokens: int, uniform_decode: bool, has_lora: bool) -> tuple[Mode, SimpleNamespace]:
+        assert not has_lora
+        mode = self._decode if uniform_decode and num_tokens <= 3 else self._mixed
+        padded = num_tokens if mode is Mode.NONE else 2 if num_tokens <= 2 else 4
+        return mode, SimpleNamespace(num_tokens=padded)
+
+
+@pytest.mark.parametrize("decode", list(Mode))
+@pytest.mark.parametrize("mixed", list(Mode))
+def test_asks_the_engines_dispatcher(decode: Mode, mixed: Mode) -> None:
+    if decode is Mode.NONE:
+        mixed = Mode.NONE  # decodes run in any graph for mixed batches, too
+    dispatcher = Dispatcher(4, (decode, mixed))
+    table = GraphTable.from_json(dispatcher_table(dispatcher).to_json())
+    for tokens in range(1, 5):
+        for uniform in (1, 2, None):
+            mode, desc = dispatcher.dispatch(num_tokens=tokens, uniform_decode=uniform == 1, has_lora=False)
+            assert table.dispatch(tokens, tokens, uniform) == (mode.name.lower(), desc.num_tokens)
+    assert table.dispatch(5, 5, 1) == ("none", 5)
+
+
+def test_an_engine_without_graphs() -> None:
+    assert dispatcher_table(Dispatcher(None, (Mode.FULL, Mode.FULL))).dispatch(1, 1, 1) == ("none", 1)

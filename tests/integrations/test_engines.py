@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hyperlapse.integrations import default_engine, engine_title, engines
-from hyperlapse.integrations.environments import NOT_YET
+from hyperlapse.integrations.environments import NOT_YET, EngineReleaseError
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [path for name in ("cli", "coordinator", "predictor", "shim") for path in sorted((ROOT / name).rglob("*.py"))]
@@ -31,6 +31,18 @@ def test_the_command_of_an_environment(tmp_path: Path) -> None:
     assert engine.command(python) == [str(python), "-m", engine.module]
     (tmp_path / engine.name).touch()
     assert engine.command(python) == [str(tmp_path / engine.name)]
+
+
+def test_a_load_generator_that_saves_no_start_times_is_refused(tmp_path: Path) -> None:
+    engine, source = default_engine(), tmp_path / "benchmarks" / "serve.py"
+    with pytest.raises(EngineReleaseError, match="--trace"):
+        engine.check_client("0.1.0", tmp_path)
+    source.parent.mkdir()
+    source.write_text('result = {"ttfts": []}\n', encoding="utf-8")
+    with pytest.raises(EngineReleaseError, match=r"0\.1\.0 does not save"):
+        engine.check_client("0.1.0", tmp_path)
+    source.write_text('result = {"start_times": []}\n', encoding="utf-8")
+    engine.check_client("0.1.0", tmp_path)
 
 
 def told(path: Path) -> Iterator[str]:

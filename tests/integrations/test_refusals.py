@@ -91,3 +91,15 @@ def test_no_other_spelling_of_a_name_passes(name: str) -> None:
     assert name not in escaped
     for body in (escaped.encode(), text.encode("utf-16"), text.encode("utf-16-le"), text.encode("utf-32")):
         assert refused(ROUTE, body) is not None
+
+
+def test_model_runner_v1_has_no_such_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refusals, "model_runner", lambda: "V1")
+    for fields in (
+        {name: list(range(2000)) for name in LIMITS},
+        {"bad_words": ["a"]},
+        {"stop_token_ids": [1], "min_tokens": 1},
+    ):
+        assert refused(ROUTE, json.dumps(fields).encode()) is None
+    for name in REFUSED_FIELDS:
+        assert refused(ROUTE, json.dumps({name: 3}).encode()) is not None

@@ -155,3 +155,17 @@ def test_log_probabilities_of_a_prompt_come_once_with_its_last_chunk(engine: Eng
     assert not sampled.prompts
     _, sampled = engine.step(scheduler.output({"b": 1}, [scheduler.new("b", [5], prompt_logprobs=2)]))
     assert not sampled.prompts  # a prompt of one token has nothing before it
+
+
+def test_rows_in_another_order_keep_what_is_theirs(engine: Engine, scheduler: Any) -> None:
+    requests = [scheduler.new(name, [number, 7], num_logprobs=2) for number, name in enumerate("abc")]
+    _, sampled = engine.step(scheduler.output({"a": 2, "b": 2, "c": 2}, requests))
+    turned = sampled.in_order(["c", "a", "b"])
+    assert turned.request_ids == ["c", "a", "b"]
+    assert turned.ids == [sampled.ids[2], sampled.ids[0], sampled.ids[1]]
+    assert turned.scores is not None
+    assert sampled.scores is not None
+    assert [row[0] for row in turned.scores.ids] == [row[0] for row in turned.ids]
+    assert not np.array_equal(turned.scores.ids, sampled.scores.ids)
+    with pytest.raises(KeyError):
+        sampled.in_order(["c", "a", "x"])

@@ -123,3 +123,10 @@ def test_offloading_is_for_the_version_that_it_works_with(monkeypatch: pytest.Mo
 def test_an_ordinary_configuration() -> None:
     for detail in ("kernel", "step"):
         refuse_configuration(config(), detail)
+
+
+def test_an_old_version_runs_on_model_runner_v1_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unsupported, "model_runner", lambda: "V1")
+    refuse_configuration(config(use_v2_model_runner=False), "kernel")
+    with pytest.raises(UnsupportedConfigurationError, match="only as an experiment"):
+        refuse_configuration(config(), "kernel")

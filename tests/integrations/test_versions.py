@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from hyperlapse.integrations.vllm import versions
-from hyperlapse.integrations.vllm.versions import NEEDS, Need, UnsupportedVersionError, missing_in, verdict
+from hyperlapse.integrations.vllm.versions import (
+    NEEDS,
+    RUNNER_NEEDS,
+    Need,
+    UnsupportedVersionError,
+    missing_in,
+    runner_in,
+    verdict,
+)
 
 SOURCE = """
 class Base:
@@ -76,12 +85,41 @@ def test_an_engine_that_lacks_something_is_refused_by_its_name(package: Path) ->
 
 def test_an_untested_engine_that_has_everything_is_warned_of(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(versions, "NEEDS", (Need("v1/base.py", "Base"),))
+    monkeypatch.setattr(versions, "RUNNER_NEEDS", {"V1": (), "V2": ()})
     assert "never tested" in verdict("0.99.0", package)
     assert verdict("0.23.0+cu130", package) == ""
 
 
 def test_each_need_is_named_once() -> None:
-    assert len({(need.file, need.name) for need in NEEDS}) == len(NEEDS)
+    for needs in (NEEDS, *RUNNER_NEEDS.values()):
+        assert len({(need.file, need.name) for need in needs}) == len(needs)
+
+
+@pytest.mark.parametrize(
+    ("declared", "runner", "lacks", "not_asked_for"),
+    [
+        ("compute_hash = None", "V1", "vllm/v1/cudagraph_dispatcher.py", "vllm/v1/worker/gpu/async_utils.py"),
+        ("use_v2_model_runner = True", "V2", "vllm/v1/worker/gpu/async_utils.py", "vllm/v1/cudagraph_dispatcher.py"),
+    ],
+)
+def test_the_configuration_tells_the_model_runner(
+    package: Path, declared: str, runner: str, lacks: str, not_asked_for: str
+) -> None:
+    (package / "config").mkdir()
+    (package / "config" / "vllm.py").write_text(f"class VllmConfig:\n    {declared}\n", encoding="utf-8")
+    assert runner_in(package) == runner
+    missing = missing_in(package)
+    assert lacks in missing
+    assert not_asked_for not in missing
+
+
+def test_older_engines_answer_under_their_own_names() -> None:
+    old, new = SimpleNamespace(logprobs=3), SimpleNamespace(logprobs=3, num_logprobs=5)
+    assert (versions.asked_logprobs(old), versions.asked_logprobs(new)) == (3, 5)
+    old, new = SimpleNamespace(num_waiting_reqs=2), SimpleNamespace(num_waiting_reqs=2, num_skipped_waiting_reqs=4)
+    assert (versions.waiting_requests(old), versions.waiting_requests(new)) == (2, 6)
+    assert versions.user_chose_block_size(SimpleNamespace(block_size=16))
+    assert not versions.user_chose_block_size(SimpleNamespace(user_specified_block_size=False))
 
 
 def test_version_check(monkeypatch: pytest.MonkeyPatch) -> None:
