@@ -37,7 +37,7 @@ def test_both_details_find_the_same_kv_cache_and_give_the_same_ids(
     assert blocks["kernel"] == blocks["step"]
     assert ids["kernel"] == ids["step"]
     recorded = RECORDED.get(each_engine.version)
-    assert recorded is None or abs(blocks["step"] - recorded) <= 0.01 * recorded
+    assert recorded in (None, blocks["step"])
     for share in shares.values():
         assert share["unknown"] is not None
         assert share["unknown"] < 0.01, shares
