@@ -24,6 +24,35 @@ class UnknownDeviceError(PredictorError):
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryCost:
+    """What a memory-bound operator was measured to take on a product: one of its kernels, without the gap after it.
+
+        floor_ns + waves x (bytes one thread block walks) / walk_bytes_per_s
+                 + (bytes within half the L2 cache) / cached_bytes_per_s + (bytes beyond) / bytes_per_s
+
+    The bytes are those of operators.traffic_of. Half the L2 cache, because it is two partitions and each holds a copy of
+    what its side reads; what the kernel before has just written is found there, so cached rates exceed the memory's. A
+    wave is as many rows as there are multiprocessors; walk_bytes_per_s: 0 for operators that share rows among blocks.
+    measured_bytes: the most that was measured; error_ratio, error90_ratio: median and 9th decile of the fit's residuals.
+    """
+
+    operator: str
+    floor_ns: int
+    cached_bytes_per_s: int
+    bytes_per_s: int
+    measured_bytes: int
+    error_ratio: float
+    error90_ratio: float
+    walk_bytes_per_s: int = 0
+
+    def duration_ns(self, size_bytes: float, walked_bytes: float, waves: int, l2_cache_bytes: int) -> float:
+        cached_bytes = min(size_bytes, l2_cache_bytes / 2)
+        walking_ns = waves * walked_bytes / self.walk_bytes_per_s * 1e9 if self.walk_bytes_per_s else 0.0
+        moving_ns = cached_bytes / self.cached_bytes_per_s + (size_bytes - cached_bytes) / self.bytes_per_s
+        return self.floor_ns + walking_ns + moving_ns * 1e9
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceSpec:
     """Rates are per second and peak unless the name says share; gaps are device time in nanoseconds.
 
@@ -31,7 +60,9 @@ class DeviceSpec:
     product that they were measured on and are carried over from; reached_bf16_flops_per_s: what large matrix products
     reach on a product without tables, where somebody published it (0: the share of the peak that the other one reaches);
     unsplit_tile_rows: rows of queries of a thread block in the attention kernel that this product runs for a step with a
-    prefill, if that kernel does not split keys among blocks (0: it does, or decodes have a kernel of their own).
+    prefill, if that kernel does not split keys among blocks (0: it does, or decodes have a kernel of their own);
+    memory_operators: memory-bound operators that were measured, the others are priced by the bandwidth share;
+    memory_operators_of: the product that they were measured on, where it is not this one.
     """
 
     name: str
@@ -50,6 +81,8 @@ class DeviceSpec:
     transfer_from: str = ""
     reached_bf16_flops_per_s: int = 0
     unsplit_tile_rows: int = 0
+    memory_operators_of: str = ""
+    memory_operators: tuple[MemoryCost, ...] = ()
 
     @property
     def kernel_floor_ns(self) -> int:
@@ -89,7 +122,26 @@ class DeviceSpec:
             if field.name not in facts and field.default is dataclasses.MISSING:
                 raise ValueError(f"{path}: `{field.name}` is missing")
         check_fields(facts, where=str(path))
-        return cls(**facts)
+        costs = memory_costs(facts.pop("memory_operators", {}), where=str(path))
+        spec = cls(**facts, memory_operators=costs)
+        if not spec.memory_operators_of:
+            return spec
+        if costs:
+            raise ValueError(f"{path}: `memory_operators` and `memory_operators_of` exclude each other")
+        measured = path.with_name(f"{spec.memory_operators_of}.yaml")
+        if not measured.is_file() or measured == path:
+            raise ValueError(
+                f"{path}: `memory_operators_of` must name another product, not {spec.memory_operators_of!r}"
+            )
+        return spec._with_costs_of(cls.from_yaml(measured))
+
+    def _with_costs_of(self, measured: DeviceSpec) -> DeviceSpec:
+        """Floors and what the L2 serves stay, rates of the memory follow its bandwidth."""
+        ratio = self.memory_bandwidth_bytes_per_s / measured.memory_bandwidth_bytes_per_s
+        costs = tuple(
+            dataclasses.replace(cost, bytes_per_s=round(cost.bytes_per_s * ratio)) for cost in measured.memory_operators
+        )
+        return dataclasses.replace(self, memory_operators=costs)
 
     def derived(
         self,
@@ -116,8 +168,16 @@ class DeviceSpec:
             memory_bandwidth_bytes_per_s=memory_bandwidth_bytes_per_s,
             bf16_flops_per_s=round(flops),
             multiprocessor_l2_bytes_per_s=round(self.multiprocessor_l2_bytes_per_s * clock_ratio),
+            memory_operators=(),
+            memory_operators_of="",
         )
-        return dataclasses.replace(spec, **dict(overrides))
+        given = dict(overrides)
+        if _COSTS in given:
+            given[_COSTS] = memory_costs(given[_COSTS], where=name)
+        spec = dataclasses.replace(spec, **given)
+        if not spec.memory_operators_of:
+            return spec
+        return spec._with_costs_of(DeviceSpec.named(spec.memory_operators_of))
 
     @classmethod
     def named(cls, name: str) -> DeviceSpec:
@@ -134,6 +194,8 @@ class DeviceSpec:
 
 
 _UNITS = {"_per_s": "a rate per second", "_ns": "nanoseconds", "_bytes": "bytes", "_share": "a share between 0 and 1"}
+# Fields that `durations` and overrides cannot give one by one; memory_costs checks them.
+_COSTS = "memory_operators"
 # Fields where nothing is a value.
 _ZERO_IS_NONE = ("reached_bf16_flops_per_s", "unsplit_tile_rows")
 
@@ -147,6 +209,9 @@ def check_fields(facts: Mapping[str, Any], *, where: str) -> None:
         if name not in fields:
             near = difflib.get_close_matches(str(name), fields, n=1)
             raise ValueError(f"{where}: unknown field `{name}`" + (f"; did you mean `{near[0]}`?" if near else ""))
+        if name == _COSTS:
+            memory_costs(value, where=where)
+            continue
         unit = next((text for ending, text in _UNITS.items() if name.endswith(ending)), "")
         expected = {"str": "a text", "int": "a whole number", "float": "a number"}[fields[name]]
         expected += f" ({unit})" if unit else ""
@@ -159,6 +224,32 @@ def check_fields(facts: Mapping[str, Any], *, where: str) -> None:
             raise ValueError(f"{where}: `{name}` must be positive, not {value!r}")
         if name.endswith("_share") and value > 1:
             raise ValueError(f"{where}: `{name}` must be {expected}, not {value!r}")
+
+
+def memory_costs(entries: Any, *, where: str) -> tuple[MemoryCost, ...]:
+    """Operator -> its figures, as the YAML has them. Raises ValueError for a missing, unknown or impossible figure."""
+    if not isinstance(entries, Mapping):
+        raise ValueError(f"{where}: `{_COSTS}` must be a mapping of operators to their figures")
+    costs = []
+    for operator, figures in entries.items():
+        here = f"{where}: `{_COSTS}`, {operator}"
+        if not isinstance(operator, str) or not isinstance(figures, Mapping):
+            raise ValueError(f"{here}: must be a mapping of figures")
+        fields = {field.name: field for field in dataclasses.fields(MemoryCost) if field.name != "operator"}
+        for name in figures:
+            if name not in fields:
+                near = difflib.get_close_matches(str(name), fields, n=1)
+                raise ValueError(f"{here}: unknown figure `{name}`" + (f"; did you mean `{near[0]}`?" if near else ""))
+        for name, field in fields.items():
+            if name not in figures:
+                if field.default is dataclasses.MISSING:
+                    raise ValueError(f"{here}: `{name}` is missing")
+                continue
+            kinds = (int, float) if name.endswith("_ratio") else (int,)
+            if not isinstance(figures[name], kinds) or isinstance(figures[name], bool) or figures[name] <= 0:
+                raise ValueError(f"{here}: `{name}` must be a positive number, not {figures[name]!r}")
+        costs.append(MemoryCost(operator, **figures))
+    return tuple(costs)
 
 
 def _folder() -> Traversable:
