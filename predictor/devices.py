@@ -24,6 +24,35 @@ class UnknownDeviceError(PredictorError):
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryCost:
+    """What a memory-bound operator was measured to take on a product: one of its kernels, without the gap after it.
+
+        floor_ns + waves x (bytes one thread block walks) / walk_bytes_per_s
+                 + (bytes within half the L2 cache) / cached_bytes_per_s + (bytes beyond) / bytes_per_s
+
+    The bytes are those of operators.traffic_of. Half the L2 cache, because it is two partitions and each holds a copy of
+    what its side reads; what the kernel before has just written is found there, so cached rates exceed the memory's. A
+    wave is as many rows as there are multiprocessors; walk_bytes_per_s: 0 for operators that share rows among blocks.
+    measured_bytes: the most that was measured; error_ratio, error90_ratio: median and 9th decile of the fit's residuals.
+    """
+
+    operator: str
+    floor_ns: int
+    cached_bytes_per_s: int
+    bytes_per_s: int
+    measured_bytes: int
+    error_ratio: float
+    error90_ratio: float
+    walk_bytes_per_s: int = 0
+
+    def duration_ns(self, size_bytes: float, walked_bytes: float, waves: int, l2_cache_bytes: int) -> float:
+        cached_bytes = min(size_bytes, l2_cache_bytes / 2)
+        walking_ns = waves * walked_bytes / self.walk_bytes_per_s * 1e9 if self.walk_bytes_per_s else 0.0
+        moving_ns = cached_bytes / self.cached_bytes_per_s + (size_bytes - cached_bytes) / self.bytes_per_s
+        return self.floor_ns + walking_ns + moving_ns * 1e9
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceSpec:
     """Rates are per second and peak unless the name says share; gaps are device time in nanoseconds.
 
@@ -33,7 +62,9 @@ class DeviceSpec:
     unsplit_tile_rows: rows of queries of a thread block in the attention kernel that this product runs for a step with a
     prefill, if that kernel does not split keys among blocks (0: it does, or decodes have a kernel of their own);
     separate_attention: 1 where engines compute the decodes and the prefills of one step by a kernel each on this product,
-    0 where one kernel runs over both.
+    0 where one kernel runs over both;
+    memory_operators: memory-bound operators that were measured, the others are priced by the bandwidth share;
+    memory_operators_of: the product that they were measured on, where it is not this one.
 
     power_limit_after_ns, power_limit_slowdown: matrix products of a step take this much longer once they have kept the
     product busy for so long (0: not measured, so not modelled); power_limit_tables_below_ns: products that the tables give
@@ -60,6 +91,8 @@ class DeviceSpec:
     power_limit_after_ns: int = 0
     power_limit_slowdown: float = 0.0
     power_limit_tables_below_ns: int = 0
+    memory_operators_of: str = ""
+    memory_operators: tuple[MemoryCost, ...] = ()
 
     @property
     def kernel_floor_ns(self) -> int:
@@ -99,7 +132,26 @@ class DeviceSpec:
             if field.name not in facts and field.default is dataclasses.MISSING:
                 raise ValueError(f"{path}: `{field.name}` is missing")
         check_fields(facts, where=str(path))
-        return cls(**facts)
+        costs = memory_costs(facts.pop("memory_operators", {}), where=str(path))
+        spec = cls(**facts, memory_operators=costs)
+        if not spec.memory_operators_of:
+            return spec
+        if costs:
+            raise ValueError(f"{path}: `memory_operators` and `memory_operators_of` exclude each other")
+        measured = path.with_name(f"{spec.memory_operators_of}.yaml")
+        if not measured.is_file() or measured == path:
+            raise ValueError(
+                f"{path}: `memory_operators_of` must name another product, not {spec.memory_operators_of!r}"
+            )
+        return spec._with_costs_of(cls.from_yaml(measured))
+
+    def _with_costs_of(self, measured: DeviceSpec) -> DeviceSpec:
+        """Floors and what the L2 serves stay, rates of the memory follow its bandwidth."""
+        ratio = self.memory_bandwidth_bytes_per_s / measured.memory_bandwidth_bytes_per_s
+        costs = tuple(
+            dataclasses.replace(cost, bytes_per_s=round(cost.bytes_per_s * ratio)) for cost in measured.memory_operators
+        )
+        return dataclasses.replace(self, memory_operators=costs)
 
     def derived(
         self,
@@ -127,8 +179,16 @@ class DeviceSpec:
             bf16_flops_per_s=round(flops),
             multiprocessor_l2_bytes_per_s=round(self.multiprocessor_l2_bytes_per_s * clock_ratio),
             power_limit_slowdown=0.0,  # another board has another limit
+            memory_operators=(),
+            memory_operators_of="",
         )
-        return dataclasses.replace(spec, **dict(overrides))
+        given = dict(overrides)
+        if _COSTS in given:
+            given[_COSTS] = memory_costs(given[_COSTS], where=name)
+        spec = dataclasses.replace(spec, **given)
+        if not spec.memory_operators_of:
+            return spec
+        return spec._with_costs_of(DeviceSpec.named(spec.memory_operators_of))
 
     @classmethod
     def named(cls, name: str) -> DeviceSpec:
@@ -145,6 +205,8 @@ class DeviceSpec:
 
 
 _UNITS = {"_per_s": "a rate per second", "_ns": "nanoseconds", "_bytes": "bytes", "_share": "a share between 0 and 1"}
+# Fields that `durations` and overrides cannot give one by one; memory_costs checks them.
+_COSTS = "memory_operators"
 # Fields where nothing is a value.
 _ZERO_IS_NONE = ("reached_bf16_flops_per_s", "unsplit_tile_rows", "separate_attention", "power_limit_slowdown")
 
@@ -158,6 +220,9 @@ def check_fields(facts: Mapping[str, Any], *, where: str) -> None:
         if name not in fields:
             near = difflib.get_close_matches(str(name), fields, n=1)
             raise ValueError(f"{where}: unknown field `{name}`" + (f"; did you mean `{near[0]}`?" if near else ""))
+        if name == _COSTS:
+            memory_costs(value, where=where)
+            continue
         unit = next((text for ending, text in _UNITS.items() if name.endswith(ending)), "")
         expected = {"str": "a text", "int": "a whole number", "float": "a number"}[fields[name]]
         expected += f" ({unit})" if unit else ""
@@ -172,6 +237,32 @@ def check_fields(facts: Mapping[str, Any], *, where: str) -> None:
             raise ValueError(f"{where}: `{name}` must be 1 or more (products become longer), not {value!r}")
         if name.endswith("_share") and value > 1:
             raise ValueError(f"{where}: `{name}` must be {expected}, not {value!r}")
+
+
+def memory_costs(entries: Any, *, where: str) -> tuple[MemoryCost, ...]:
+    """Operator -> its figures, as the YAML has them. Raises ValueError for a missing, unknown or impossible figure."""
+    if not isinstance(entries, Mapping):
+        raise ValueError(f"{where}: `{_COSTS}` must be a mapping of operators to their figures")
+    costs = []
+    for operator, figures in entries.items():
+        here = f"{where}: `{_COSTS}`, {operator}"
+        if not isinstance(operator, str) or not isinstance(figures, Mapping):
+            raise ValueError(f"{here}: must be a mapping of figures")
+        fields = {field.name: field for field in dataclasses.fields(MemoryCost) if field.name != "operator"}
+        for name in figures:
+            if name not in fields:
+                near = difflib.get_close_matches(str(name), fields, n=1)
+                raise ValueError(f"{here}: unknown figure `{name}`" + (f"; did you mean `{near[0]}`?" if near else ""))
+        for name, field in fields.items():
+            if name not in figures:
+                if field.default is dataclasses.MISSING:
+                    raise ValueError(f"{here}: `{name}` is missing")
+                continue
+            kinds = (int, float) if name.endswith("_ratio") else (int,)
+            if not isinstance(figures[name], kinds) or isinstance(figures[name], bool) or figures[name] <= 0:
+                raise ValueError(f"{here}: `{name}` must be a positive number, not {figures[name]!r}")
+        costs.append(MemoryCost(operator, **figures))
+    return tuple(costs)
 
 
 def _folder() -> Traversable:

@@ -3,8 +3,9 @@
 Both details use these: a step priced as a whole counts them in the engine's order (step.py), and a kernel that was
 really launched is priced as an operator, or a share of one (kernels.py). That is why the two agree.
 
-Memory-bound operators have no measured table. Each costs a fixed part and its bytes at the share of the peak
-bandwidth that the device facts state; the bytes are counted here, operator by operator, for kernels as compilers fuse
+Memory-bound operators have no measured table. Where a product's file has measured figures for one (MemoryCost), they are
+used; else it costs a fixed part and its bytes at the share of the peak bandwidth that the device facts state. The bytes
+are counted here, operator by operator, for kernels as compilers fuse
 them (residual additions into norms, SiLU into its product).
 """
 
@@ -18,7 +19,7 @@ from hyperlapse.predictor.attention import AttentionModel, BatchTotals
 from hyperlapse.predictor.collectives import CollectiveModel
 from hyperlapse.predictor.composition import BatchComposition
 from hyperlapse.predictor.database import ExpertConfig, KernelDatabase
-from hyperlapse.predictor.devices import DeviceSpec
+from hyperlapse.predictor.devices import DeviceSpec, MemoryCost
 from hyperlapse.predictor.experts import ExpertModel
 from hyperlapse.predictor.gemm import GemmModel
 from hyperlapse.predictor.models import ModelConfig
@@ -123,6 +124,12 @@ class Operators:
         self.collectives = CollectiveModel(database, device, accuracy)
         self.power = PowerLimit(device, self._dense_ns)
         self.traffic = traffic_of(model)
+        self._measured = {cost.operator: cost for cost in device.memory_operators}
+        unknown = sorted(set(self._measured) - set(self.traffic))
+        if unknown:
+            raise PredictorError(
+                f"{device.name}: `memory_operators` has {unknown[0]!r}, which is none (known: {', '.join(sorted(self.traffic))})"
+            )
 
     def matrix(self, name: str, rows: int) -> Prediction:
         """A matrix product of the model over this many rows."""
@@ -156,7 +163,24 @@ class Operators:
             raise PredictorError(f"no memory-bound operator {name!r} (known: {', '.join(sorted(self.traffic))})")
         size_bytes = share * (traffic.token_bytes * tokens + traffic.row_bytes * rows)
         walked_bytes = share * traffic.row_walks * self.model.vocab * _FLOAT_BYTES
-        return self.streaming(size_bytes, walked_bytes, rows)
+        cost = self._measured.get(name)
+        return (
+            self._measured_cost(cost, size_bytes, walked_bytes, rows)
+            if cost
+            else self.streaming(size_bytes, walked_bytes, rows)
+        )
+
+    def _measured_cost(self, cost: MemoryCost, size_bytes: float, walked_bytes: float, rows: int) -> Prediction:
+        device = self.device
+        waves = -(-rows // device.multiprocessors)
+        duration_ns = cost.duration_ns(size_bytes, walked_bytes, waves, device.l2_cache_bytes)
+        # Rotation without head norms is another kernel than the one that was measured.
+        same = cost.operator != "qk_norm_rope" or self.model.qk_norm
+        if same and not device.memory_operators_of and size_bytes <= cost.measured_bytes:
+            return Prediction(round(duration_ns), Coverage.INTERPOLATED, cost.error_ratio, cost.error90_ratio)
+        # Twice the residuals: nobody measured there, and it is nearer than physics alone.
+        error, error90 = min(2 * cost.error_ratio, 1.0), min(2 * cost.error90_ratio, 1.0)
+        return Prediction(round(duration_ns), Coverage.EXTRAPOLATED, error, error90)
 
     def streaming(self, size_bytes: float, walked_bytes: float = 0.0, rows: int = 0) -> Prediction:
         """A kernel that moves bytes. walked_bytes: what one thread block reads alone, of each of `rows` rows."""

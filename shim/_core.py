@@ -54,7 +54,8 @@ void hl_report_event(const char *kind, const char *text);
 typedef struct hl_device_facts {
     char name[96];
     char profile[64];
-    int64_t total_memory_bytes, context_bytes, nvml_total_bytes;
+    int64_t total_memory_bytes, context_bytes, nvml_total_bytes, stream_bytes, first_kernel_bytes, kernel_code_bytes,
+        cublas_bytes, graph_bytes, graph_node_bytes;
     int32_t compute_major, compute_minor, multiprocessors, l2_cache_bytes, shared_memory_per_block_bytes,
         shared_memory_per_block_optin_bytes, shared_memory_per_multiprocessor_bytes, reserved_shared_memory_per_block_bytes,
         registers_per_multiprocessor, registers_per_block, max_threads_per_multiprocessor, max_blocks_per_multiprocessor,
@@ -138,6 +139,8 @@ int hl_ledger_free(void *pointer);
 bool hl_ledger_find(const void *pointer, hl_memory *memory);
 int hl_ledger_charge(uint32_t device, size_t size_bytes);
 void hl_ledger_discharge(uint32_t device, size_t size_bytes);
+int hl_ledger_driver_take(uint32_t device, int part, int64_t count);
+void hl_ledger_driver_give(uint32_t device, int part, int64_t count);
 int hl_ledger_context(uint32_t device);
 void hl_ledger_info(uint32_t device, size_t *free_bytes, size_t *total_bytes);
 size_t hl_ledger_process_bytes(uint32_t device);

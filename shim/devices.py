@@ -30,6 +30,12 @@ _PROFILE_BYTES = 64
 _INT32_MAX = 2**31 - 1
 _MAY_BE_ZERO = {
     "context_bytes",
+    "stream_bytes",
+    "first_kernel_bytes",
+    "kernel_code_bytes",
+    "cublas_bytes",
+    "graph_bytes",
+    "graph_node_bytes",
     "compute_minor",
     "persisting_l2_bytes_max",
     "pci_bus_first",
@@ -61,6 +67,12 @@ class DeviceFacts:
     total_memory_bytes: int
     context_bytes: int
     nvml_total_bytes: int
+    stream_bytes: int
+    first_kernel_bytes: int
+    kernel_code_bytes: int
+    cublas_bytes: int
+    graph_bytes: int
+    graph_node_bytes: int
     compute_major: int
     compute_minor: int
     multiprocessors: int
@@ -95,11 +107,15 @@ class DeviceFacts:
     driver_text: str
 
 
+_MEMORY_FACTS = (
+    "total_memory_bytes", "context_bytes", "nvml_total_bytes",
+    "stream_bytes", "first_kernel_bytes", "kernel_code_bytes", "cublas_bytes", "graph_bytes",
+    "graph_node_bytes",
+)  # fmt: skip
 _INT64_FACTS = {
     field.name
     for field in dataclasses.fields(DeviceFacts)
-    if field.name in {"total_memory_bytes", "context_bytes", "nvml_total_bytes"}
-    or field.name.endswith(("_per_s", "_ns"))
+    if field.name in _MEMORY_FACTS or field.name.endswith(("_per_s", "_ns"))
 }
 
 

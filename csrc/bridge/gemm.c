@@ -12,6 +12,7 @@
 #include "bridge/graph.h"
 #include "bridge/slab.h"
 #include "core/export.h"
+#include "core/ledger.h"
 
 static hl_bridge_slab handles = HL_SLAB(hl_bridge_blas, 1u << 16);
 
@@ -108,6 +109,8 @@ HL_EXPORT CUresult hl_bridge_gemm_launch(const hl_bridge_gemm *gemm, hl_bridge_s
     if (!gemm->m || !gemm->n || !gemm->batch)
         return CUDA_SUCCESS;
     CUresult result = hl_bridge_graph_work(stream);
+    if (!result && hl_ledger_driver_take(stream->device, HL_DRIVER_PRODUCT, 1))
+        result = CUDA_ERROR_OUT_OF_MEMORY;
     if (!result)
         hl_timeline_launch(stream->line, &launch);
     return result;

@@ -15,6 +15,7 @@
 #include "bridge/forks.h"
 #include "bridge/slab.h"
 #include "core/export.h"
+#include "core/ledger.h"
 #include "core/sys.h"
 
 struct recipe {
@@ -27,6 +28,7 @@ struct recipe {
 struct graph { /* a CUgraph or a CUgraphExec */
     uint32_t live;
     struct recipe *recipe;
+    uint32_t device, nodes; /* of a CUgraphExec: what its memory is charged for */
 };
 
 struct capture {
@@ -442,17 +444,52 @@ static CUresult destroy(hl_bridge_slab *slab, void *handle)
 
 HL_EXPORT CUresult hl_bridge_graph_destroy(CUgraph graph) { return destroy(&graphs, graph); }
 
-HL_EXPORT CUresult hl_bridge_graph_exec_destroy(CUgraphExec exec) { return destroy(&execs, exec); }
+static void give_memory(uint32_t device, uint32_t nodes)
+{
+    hl_ledger_driver_give(device, HL_DRIVER_GRAPH, 1);
+    hl_ledger_driver_give(device, HL_DRIVER_GRAPH_NODE, nodes);
+}
+
+static bool take_memory(uint32_t device, uint32_t nodes)
+{
+    if (hl_ledger_driver_take(device, HL_DRIVER_GRAPH, 1))
+        return false;
+    if (!hl_ledger_driver_take(device, HL_DRIVER_GRAPH_NODE, nodes))
+        return true;
+    hl_ledger_driver_give(device, HL_DRIVER_GRAPH, 1);
+    return false;
+}
+
+HL_EXPORT CUresult hl_bridge_graph_exec_destroy(CUgraphExec handle)
+{
+    struct graph *exec = (struct graph *)handle;
+
+    if (!hl_bridge_slab_owns(&execs, exec))
+        return CUDA_ERROR_INVALID_VALUE;
+    give_memory(exec->device, exec->nodes);
+    return destroy(&execs, exec);
+}
 
 HL_EXPORT CUresult hl_bridge_graph_instantiate(CUgraph handle, CUgraphExec *exec)
 {
     struct graph *graph = (struct graph *)handle, *made;
+    hl_bridge_context *context = hl_bridge_context_current();
+    uint32_t nodes;
 
     if (!exec || !hl_bridge_slab_owns(&graphs, handle))
         return CUDA_ERROR_INVALID_VALUE;
-    made = hl_bridge_slab_take(&execs);
-    if (!made)
+    if (!context)
+        return CUDA_ERROR_INVALID_CONTEXT;
+    nodes = graph->recipe->launches ? hl_graph_nodes(graph->recipe->launches) : 0;
+    if (!take_memory(context->device, nodes))
         return CUDA_ERROR_OUT_OF_MEMORY;
+    made = hl_bridge_slab_take(&execs);
+    if (!made) {
+        give_memory(context->device, nodes);
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    }
+    made->device = context->device;
+    made->nodes = nodes;
     graph->recipe->users++;
     made->recipe = graph->recipe;
     *exec = (CUgraphExec)made;

@@ -5,11 +5,13 @@
 #include "bridge/launch.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "bridge/attributes.h"
 #include "bridge/graph.h"
 #include "core/export.h"
+#include "core/ledger.h"
 
 /* A registered name lies in the library that brought it, which may be unloaded; the timeline keeps names for ever. */
 static const char *keep_name(hl_bridge_kernel *kernel)
@@ -26,6 +28,19 @@ static const char *keep_name(hl_bridge_kernel *kernel)
         pthread_mutex_unlock(&lock);
     }
     return kernel->name;
+}
+
+/* The driver loads a kernel's code when it is first launched (lazy loading, the default since CUDA 11.8). */
+static bool load(hl_bridge_kernel *kernel, uint32_t device)
+{
+    uint32_t bit = UINT32_C(1) << device;
+
+    if (atomic_load_explicit(&kernel->loaded, memory_order_relaxed) & bit || atomic_fetch_or(&kernel->loaded, bit) & bit)
+        return true;
+    if (!hl_ledger_driver_take(device, HL_DRIVER_KERNEL, 1))
+        return true;
+    atomic_fetch_and(&kernel->loaded, ~bit);
+    return false;
 }
 
 HL_EXPORT bool hl_bridge_launch_shape_valid(const hl_bridge_launch_shape *shape)
@@ -63,6 +78,8 @@ HL_EXPORT CUresult hl_bridge_launch_kernel(hl_bridge_kernel *kernel, const hl_br
     CUresult result = hl_bridge_graph_work(stream);
     if (result)
         return result;
+    if (!load(kernel, stream->device))
+        return CUDA_ERROR_OUT_OF_MEMORY;
     launch.name = keep_name(kernel);
     for (int i = 0; i < 3; i++) {
         launch.arg[i] = shape->grid[i];

@@ -23,6 +23,7 @@ typedef struct hl_bridge_kernel {
     int registers;   /* 0: not known (compressed fatbin) */
     int threads_max; /* 0: no bound known */
     uint32_t shared_bytes, local_bytes;
+    _Atomic uint32_t loaded; /* where its code is, one bit a device */
     int dynamic_shared_max_bytes; /* 0: not set, the default limit holds */
     int carveout;                 /* preferred, -1: default */
     int cluster_non_portable;

@@ -7,6 +7,7 @@
 #include "bridge/slab.h"
 #include "bridge/stub.h"
 #include "core/export.h"
+#include "core/ledger.h"
 
 enum { PRIORITY_LEAST = 0, PRIORITY_GREATEST = -5 }; /* every data-centre card since compute capability 7.0 */
 
@@ -72,9 +73,13 @@ HL_EXPORT CUresult hl_bridge_stream_create(unsigned flags, int priority, CUstrea
         return CUDA_ERROR_INVALID_VALUE;
     if (!context)
         return CUDA_ERROR_INVALID_CONTEXT;
-    stream = hl_bridge_slab_take(&streams);
-    if (!stream)
+    if (hl_ledger_driver_take(context->device, HL_DRIVER_STREAM, 1))
         return CUDA_ERROR_OUT_OF_MEMORY;
+    stream = hl_bridge_slab_take(&streams);
+    if (!stream) {
+        hl_ledger_driver_give(context->device, HL_DRIVER_STREAM, 1);
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    }
     stream->device = context->device;
     stream->context = context;
     stream->flags = flags;
@@ -85,6 +90,7 @@ HL_EXPORT CUresult hl_bridge_stream_create(unsigned flags, int priority, CUstrea
     stream->line = hl_timeline_stream_create(context->device, !(flags & CU_STREAM_NON_BLOCKING));
     if (!stream->line) {
         hl_bridge_slab_give(&streams, stream);
+        hl_ledger_driver_give(context->device, HL_DRIVER_STREAM, 1);
         return CUDA_ERROR_OUT_OF_MEMORY;
     }
     *handle = (CUstream)stream;
@@ -98,6 +104,7 @@ HL_EXPORT CUresult hl_bridge_stream_destroy(CUstream handle)
     if (!hl_bridge_slab_owns(&streams, handle))
         return CUDA_ERROR_INVALID_HANDLE;
     hl_timeline_stream_destroy(stream->line);
+    hl_ledger_driver_give(stream->device, HL_DRIVER_STREAM, 1);
     hl_bridge_slab_give(&streams, stream);
     return CUDA_SUCCESS;
 }

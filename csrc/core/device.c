@@ -24,6 +24,8 @@ HL_EXPORT const hl_device_facts *hl_device_facts_of(uint32_t device)
 static bool plausible(const hl_device_facts *facts)
 {
     return facts->name[0] && facts->profile[0] && facts->total_memory_bytes > 0 && facts->context_bytes >= 0 &&
+           facts->stream_bytes >= 0 && facts->first_kernel_bytes >= 0 && facts->kernel_code_bytes >= 0 &&
+           facts->cublas_bytes >= 0 && facts->graph_bytes >= 0 && facts->graph_node_bytes >= 0 &&
            facts->copy_h2d_bytes_per_s > 0 && facts->copy_d2h_bytes_per_s > 0 && facts->copy_d2d_bytes_per_s > 0 &&
            facts->copy_p2p_bytes_per_s >= 0 && facts->nvlink_links >= 0 && facts->fp32_per_fp64 > 0 &&
            facts->copy_latency_ns >= 0 && facts->launch_gap_ns >= 0 && facts->graph_gap_ns >= 0 &&

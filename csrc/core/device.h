@@ -13,6 +13,12 @@ typedef struct hl_device_facts {
     int64_t total_memory_bytes;    /* as cudaMemGetInfo's total */
     int64_t context_bytes;         /* used by a fresh context */
     int64_t nvml_total_bytes;      /* as nvmlDeviceGetMemoryInfo's total */
+    /* What the driver and cuBLAS take beside a fresh context (ledger_driver.c). */
+    int64_t stream_bytes;
+    int64_t first_kernel_bytes;    /* once, at the first kernel of a process */
+    int64_t kernel_code_bytes;     /* for each kernel, when it is first launched */
+    int64_t cublas_bytes;          /* once, at the first product of a process */
+    int64_t graph_bytes, graph_node_bytes; /* for each instantiated graph, and for each of its nodes */
     int32_t compute_major, compute_minor;
     int32_t multiprocessors;
     int32_t l2_cache_bytes;

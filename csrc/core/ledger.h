@@ -37,6 +37,19 @@ bool hl_ledger_find(const void *pointer, hl_memory *memory);
 int hl_ledger_charge(uint32_t device, size_t size_bytes);
 void hl_ledger_discharge(uint32_t device, size_t size_bytes);
 
+/* What the driver and cuBLAS take for themselves, in this process: each part's bytes are the device profile's.
+ * 0, -ENOMEM (does not fit: nothing is changed), -EINVAL (no such device). */
+typedef enum hl_ledger_driver_part {
+    HL_DRIVER_STREAM = 1,
+    HL_DRIVER_KERNEL,    /* a kernel launched for the first time: its code is loaded */
+    HL_DRIVER_PRODUCT,   /* a product of cuBLAS; the first one counts */
+    HL_DRIVER_GRAPH,     /* instantiated */
+    HL_DRIVER_GRAPH_NODE /* of an instantiated graph */
+} hl_ledger_driver_part;
+int hl_ledger_driver_take(uint32_t device, hl_ledger_driver_part part, int64_t count);
+/* Streams, graphs and their nodes; see ledger_driver.c for what that gives back. */
+void hl_ledger_driver_give(uint32_t device, hl_ledger_driver_part part, int64_t count);
+
 /* Makes sure that this process's context on the device is charged (device facts: context_bytes). */
 int hl_ledger_context(uint32_t device);
 

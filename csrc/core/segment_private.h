@@ -15,6 +15,7 @@ void hl_segment_after_fork_in_child(void);
 
 void hl_timeline_forget(void);       /* timeline_callback.c */
 void hl_graph_forget(void);          /* graph.c */
+void hl_ledger_driver_forget(void); /* ledger_driver.c */
 void hl_ledger_before_fork(void);    /* ledger.c */
 void hl_ledger_after_fork(bool child);
 

@@ -197,6 +197,7 @@ void hl_segment_forget(void)
         atomic_store(&contexts[i], 0);
     hl_timeline_forget();
     hl_graph_forget();
+    hl_ledger_driver_forget();
 }
 
 void hl_segment_before_fork(void) { hl_ledger_before_fork(); }

@@ -114,7 +114,7 @@ def test_a_program_of_each_abi(run_program: Callable[..., Outcome], tmp_path: Pa
     lines = run_program(f"import subprocess, sys; sys.exit(subprocess.run(['{program}']).returncode)").lines
     assert lines == [
         f"built {major} runs {major}",
-        "NVIDIA H100 80GB HBM3 9.0 132 85029158912 52428800 232448 2048 65536 1 1",
+        "NVIDIA H100 80GB HBM3 9.0 132 85017493504 52428800 232448 2048 65536 1 1",
         "clock 1",
         "capturing 1 1 1 0",
         "bytes 7 7",

@@ -21,9 +21,9 @@ from hyperlapse.shim import _core, devices, pricing
 
 ROOT = Path(__file__).resolve().parents[2]
 
-GAP_NS = 900
-GRAPH_GAP_NS = 500
-GRAPH_LAUNCH_NS = 2500
+GAP_NS = 1470
+GRAPH_GAP_NS = 490
+GRAPH_LAUNCH_NS = 1400
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -84,8 +84,8 @@ def test_segment_holds_the_facts(core: Any) -> None:
     facts = core.lib.hl_device_facts_of(1)
     assert core.ffi.string(facts.name) == b"NVIDIA H100 80GB HBM3"
     assert core.ffi.string(facts.profile) == b"h100-sxm-80gb"
-    assert facts.total_memory_bytes == 85029158912
-    assert facts.graph_launch_ns == 2500
+    assert facts.total_memory_bytes == 85017493504
+    assert facts.graph_launch_ns == 1400
     assert core.ffi.string(facts.driver_text) == b"580.95.05"
     assert core.lib.hl_device_facts_of(2) == core.ffi.NULL
 

@@ -8,7 +8,7 @@ import pytest
 from hyperlapse.shim import _core, pricing
 
 FAR = 1_000_000_000_000
-GAP_NS, GRAPH_GAP_NS, GRAPH_LAUNCH_NS = 900, 500, 2500
+GAP_NS, GRAPH_GAP_NS, GRAPH_LAUNCH_NS = 1470, 490, 1400
 
 
 def instant_ns(core: Any, event: int) -> int | None:
@@ -81,7 +81,7 @@ def test_sum_of_nodes(core: Any, launch: Any, stream: int) -> None:
         core.lib.hl_timeline_launch(capture.stream, launch("memset", "", 0))
         assert pricing.statistics().requests == 0  # kept, not executed
     assert core.lib.hl_graph_nodes(capture.graph) == 13
-    expected = 24_000 + 1500 + gaps_ns(13)
+    expected = 24_000 + 1200 + gaps_ns(13)
     assert duration_ns(core, stream, capture.graph, prices) == expected  # unpriced
     assert duration_ns(core, stream, capture.graph) == expected  # priced, being summed
     assert duration_ns(core, stream, capture.graph) == expected  # summed
@@ -159,7 +159,7 @@ def test_streams_join_through_events(core: Any, launch: Any, stream: int) -> Non
     assert not lib.hl_graph_capturing(side)
     assert not lib.hl_graph_capturing(capture.stream)
     assert lib.hl_graph_nodes(capture.graph) == 2
-    assert duration_ns(core, stream, capture.graph) == 3000 + gaps_ns(2)
+    assert duration_ns(core, stream, capture.graph) == 2400 + gaps_ns(2)
 
 
 def test_begin_and_end_errors(core: Any) -> None:
@@ -190,7 +190,7 @@ def test_graph_inside_a_graph(core: Any, launch: Any, stream: int) -> None:
         core.lib.hl_graph_launch(inner.graph, outer.stream)
     core.lib.hl_graph_release(inner.graph)
     assert core.lib.hl_graph_nodes(outer.graph) == 4
-    assert duration_ns(core, stream, outer.graph) == 4 * 1500 + gaps_ns(4)
+    assert duration_ns(core, stream, outer.graph) == 4 * 1200 + gaps_ns(4)
 
 
 def test_callbacks_in_graphs_run_at_each_launch(core: Any) -> None:

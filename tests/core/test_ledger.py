@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 MIB = 1 << 20
-TOTAL = 85029158912
-CONTEXT = 568328192
+TOTAL = 85017493504
+CONTEXT = 552402944
 DEVICE, PINNED, REGISTERED, MANAGED, RESERVED = 1, 2, 3, 4, 5
 
 
@@ -231,3 +231,61 @@ def test_killed_process_leaves_no_lock_and_no_queue(
             core.lib.hl_timeline_launch(stream, launch("kernel", "k", 88, device=device))
             core.lib.hl_timeline_stream_wait(stream)
             core.lib.hl_timeline_stream_destroy(stream)
+
+
+STREAM, KERNEL, PRODUCT, GRAPH, NODE = 1, 2, 3, 4, 5
+
+
+def take(core: Any, part: int, count: int = 1) -> int:
+    """What the driver takes more, MiB."""
+    before = info(core)[0]
+    assert core.lib.hl_ledger_driver_take(0, part, count) == 0
+    return (before - info(core)[0]) // MIB
+
+
+def test_what_the_driver_takes_as_a_program_on_a_card_saw_it(core: Any) -> None:
+    # torch on an H100: five streams, the first kernel, the first product of cuBLAS, another one.
+    assert [take(core, STREAM, 5), take(core, KERNEL), take(core, PRODUCT), take(core, PRODUCT)] == [2, 92, 66, 0]
+    assert core.lib.hl_ledger_process_bytes(0) == 160 * MIB
+
+
+def test_what_the_driver_takes_as_vllm_on_a_card_saw_it(core: Any) -> None:
+    # vLLM 0.23.0 on an H100, Qwen3-14B and Llama-3.1-8B: 162 MiB when its worker has started and when the weights are
+    # loaded, 68 MiB more when the model has run once, counted beside torch's allocations.
+    assert take(core, STREAM, 128) + take(core, KERNEL, 3) == 162
+    assert take(core, KERNEL, 12) == 0
+    assert take(core, KERNEL, 30) + take(core, PRODUCT) == 68
+
+
+def test_graphs_give_their_memory_back_and_streams_keep_theirs(core: Any) -> None:
+    # Qwen3-14B's, as vLLM captures them; the card has 367 MiB for them.
+    assert take(core, NODE, 42_993) + take(core, GRAPH, 2_142) == 366
+    core.lib.hl_ledger_driver_give(0, GRAPH, 2_142)
+    core.lib.hl_ledger_driver_give(0, NODE, 42_993)
+    assert info(core)[0] == TOTAL
+    assert take(core, STREAM, 100) == 54
+    for _ in range(3):
+        core.lib.hl_ledger_driver_give(0, STREAM, 100)
+        assert take(core, STREAM, 100) == 0
+    assert take(core, STREAM, 100) == 54  # 109.4 MiB in all
+
+
+def test_a_full_device_has_nothing_for_the_driver(core: Any) -> None:
+    pointer = allocate(core, TOTAL - 90 * MIB)
+    left = info(core)[0]
+    for _ in range(2):
+        assert core.lib.hl_ledger_driver_take(0, KERNEL, 1) == -errno.ENOMEM
+        assert info(core)[0] == left
+    assert core.lib.hl_ledger_free(pointer) == 0
+    assert take(core, KERNEL) == 92
+    assert core.lib.hl_ledger_driver_take(2, KERNEL, 1) == -errno.EINVAL
+
+
+def test_a_forked_child_begins_with_nothing_of_the_driver(core: Any) -> None:
+    take(core, KERNEL)
+    child = os.fork()
+    if not child:
+        before = info(core)[0]
+        core.lib.hl_ledger_driver_take(0, KERNEL, 1)
+        os._exit((before - info(core)[0]) // MIB)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 92

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hyperlapse.shim import _core, devices, pricing
 
 FAR_NS = 1_000_000_000_000
-GAP_NS, GRAPH_GAP_NS, GRAPH_LAUNCH_NS = 900, 500, 2500
+GAP_NS, GRAPH_GAP_NS, GRAPH_LAUNCH_NS = 1470, 490, 1400
 
 DEFAULT, BLOCKING, FREE = "default", "blocking", "free"
 # index: (kind, device)

@@ -81,7 +81,7 @@ def test_both_end_together_after_the_later_one(ranks: list[Rank], service: Any) 
         rank.do("reduce", 1, 5_000_000, 2)
         rank.do("compute", 1000)
     after = [rank.ask("instant") for rank in ranks]
-    assert after[0] == after[1] == before[1] + 900 + 5_000_000 + 900 + 1000
+    assert after[0] == after[1] == before[1] + 1470 + 5_000_000 + 1470 + 1000
     assert sorted(asked.kind for asked in pricer.asked) == ["collective", "kernel"]
 
 

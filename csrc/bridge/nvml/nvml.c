@@ -296,6 +296,7 @@ HL_API nvmlReturn_t nvmlDeviceGetMigMode(nvmlDevice_t device, unsigned *current,
 
 /* --- memory --- */
 
+/* As on the card: the first version counts what is reserved as used, the second tells it apart. */
 HL_API nvmlReturn_t nvmlDeviceGetMemoryInfo(nvmlDevice_t device, nvmlMemory_t *memory)
 {
     nvmlReturn_t result = check(device, memory);
@@ -305,8 +306,8 @@ HL_API nvmlReturn_t nvmlDeviceGetMemoryInfo(nvmlDevice_t device, nvmlMemory_t *m
         return result;
     hl_ledger_info(number_of(device), &free_bytes, &total_bytes);
     memory->total = (unsigned long long)hl_device_facts_of(number_of(device))->nvml_total_bytes;
-    memory->used = total_bytes - free_bytes;
-    memory->free = memory->total - memory->used;
+    memory->free = free_bytes;
+    memory->used = memory->total - memory->free;
     return NVML_SUCCESS;
 }
 
