@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "bridge/attributes.h"
+#include "bridge/fatbin.h"
 #include "bridge/process.h"
 #include "bridge/slab.h"
 #include "core/export.h"
@@ -22,8 +23,9 @@
 struct hl_bridge_module {
     uint32_t live;
     hl_bridge_image_format format;
-    bool registered; /* by nvcc's start-up code, which owns the image */
-    void *image;     /* our copy; NULL for registered ones */
+    bool registered;    /* by nvcc's start-up code, which owns the image */
+    void *image;        /* our copy; NULL for registered ones */
+    const void *fatbin; /* the program's, while it is registered */
     hl_bridge_kernel **kernels;
     unsigned count, room;
     char start_up_reads[96]; /* nvcc's start-up code keeps a void** to this object and old ones read through it */
@@ -87,8 +89,8 @@ HL_EXPORT hl_bridge_module *hl_bridge_module_register(const void *fatbin_wrapper
 {
     struct hl_bridge_module *module = hl_bridge_slab_take(&modules);
 
-    (void)fatbin_wrapper;
     if (module) {
+        module->fatbin = fatbin_wrapper;
         module->registered = true;
         module->format = HL_IMAGE_FATBIN;
     }
@@ -97,7 +99,8 @@ HL_EXPORT hl_bridge_module *hl_bridge_module_register(const void *fatbin_wrapper
 
 HL_EXPORT void hl_bridge_module_unregister(hl_bridge_module *module)
 {
-    (void)module; /* its kernels stay: a launch may be queued */
+    if (module)
+        module->fatbin = NULL; /* its kernels stay: a launch may be queued */
 }
 
 HL_EXPORT void hl_bridge_kernel_register(hl_bridge_module *module, const void *host, const char *name, int threads_max)
@@ -375,6 +378,16 @@ static int dynamic_shared_limit(const hl_bridge_kernel *kernel, uint32_t device)
     return attribute(device, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK) - (int)kernel->shared_bytes;
 }
 
+/* Of the code that the device runs; the device's own where it is not known, as for PTX that is compiled for it. */
+static int version_of(const hl_bridge_module *module, CUfunction_attribute which, int capability)
+{
+    int binary = capability, ptx = capability;
+
+    if (module)
+        hl_bridge_fatbin_versions(module->fatbin ? module->fatbin : module->image, capability, &binary, &ptx);
+    return which == CU_FUNC_ATTRIBUTE_PTX_VERSION ? ptx : binary;
+}
+
 HL_EXPORT CUresult hl_bridge_kernel_attribute(hl_bridge_kernel *kernel, CUfunction_attribute which, uint32_t device,
                                               int *value)
 {
@@ -400,7 +413,7 @@ HL_EXPORT CUresult hl_bridge_kernel_attribute(hl_bridge_kernel *kernel, CUfuncti
     case CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES: *value = (int)kernel->local_bytes; return CUDA_SUCCESS;
     case CU_FUNC_ATTRIBUTE_CONST_SIZE_BYTES: *value = 0; return CUDA_SUCCESS;
     case CU_FUNC_ATTRIBUTE_PTX_VERSION:
-    case CU_FUNC_ATTRIBUTE_BINARY_VERSION: *value = capability; return CUDA_SUCCESS;
+    case CU_FUNC_ATTRIBUTE_BINARY_VERSION: *value = version_of(kernel->module, which, capability); return CUDA_SUCCESS;
     case CU_FUNC_ATTRIBUTE_CACHE_MODE_CA: *value = 0; return CUDA_SUCCESS;
     case CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES:
         *value = dynamic_shared_limit(kernel, device);
