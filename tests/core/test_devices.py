@@ -86,7 +86,7 @@ def test_segment_holds_the_facts(core: Any) -> None:
     assert core.ffi.string(facts.profile) == b"h100-sxm-80gb"
     assert facts.total_memory_bytes == 85017493504
     assert facts.graph_launch_ns == 1400
-    assert core.ffi.string(facts.driver_text) == b"580.95.05"
+    assert core.ffi.string(facts.driver_text) == b"580.159.04"
     assert core.lib.hl_device_facts_of(2) == core.ffi.NULL
 
 
