@@ -1,10 +1,11 @@
 """Every GPU product with the engine, in both details: does it start, serve and finish, and do the details agree?
 
-    python benchmarks/products.py [--engine PATH] [--gpu NAME ...] [--detail step kernel] [--table FILE]
+    python benchmarks/products.py [--engine PATH] [--gpu NAME ...] [--detail step kernel] [--table FILE] [-- ENGINE FLAGS]
 
 Prints a row a run as it ends and writes all rows as a Markdown table. Bound: every run finishes, both details of a product
 find the same KV-cache blocks, no device time is unknown, and their mean TPOT is within 5 % of each other. A first start
-of a product compiles the model for it: minutes.
+of a product compiles the model for it: minutes. Where the model's longest context does not fit a card, vLLM says so, as on
+the card: give -- --max-model-len.
 """
 
 from __future__ import annotations
@@ -92,6 +93,7 @@ def main() -> None:
     parser.add_argument("--input-len", type=int, default=256)
     parser.add_argument("--output-len", type=int, default=16)
     parser.add_argument("--table", type=Path, help="file to write the table to")
+    parser.add_argument("flags", nargs="*", help="flags of the engine, after --")
     given = parser.parse_args()
     rows: list[Row] = []
     good = True
@@ -107,6 +109,7 @@ def main() -> None:
                 requests=given.requests,
                 input_len=given.input_len,
                 output_len=given.output_len,
+                engine_flags=tuple(given.flags),
             )
             of_product.append(run(options))
             print(" ".join(of_product[-1].cells()), flush=True)
