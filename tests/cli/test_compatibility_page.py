@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -60,5 +61,9 @@ def test_torchs_versions_are_read_from_its_sources(script: Any, tmp_path: Path) 
 
 
 def test_a_process_of_the_environment_is_found(script: Any) -> None:
-    assert script.running(Path(sys.executable).parent)
+    folder = Path(sys.executable).parent
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        assert any(line.startswith(f"{process.pid} ") for line in script.running(folder))
+        process.communicate(b"\n")
+    assert not any(line.startswith(f"{process.pid} ") for line in script.running(folder))
     assert not script.running(Path("/nowhere"))
