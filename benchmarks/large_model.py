@@ -1,7 +1,8 @@
 """A 70B model on one virtual GPU at 2 requests/s: how much faster than its own virtual time the run is.
 
-    python benchmarks/large_model.py [--engine PATH] [--gpu b200-sxm-180gb] [-- FLAGS OF THE ENGINE]
+    python benchmarks/large_model.py [--engine PATH] [--gpu b200-sxm-180gb] -- --max-model-len 65536
 
+(The model's own 131,072 tokens need 40 GiB of KV cache; vLLM finds 27.6 GiB on a B200 at its defaults and refuses to start.)
 On an H200 it fits with little room (about eight requests at a time, so it is saturated):
 
     python benchmarks/large_model.py --gpu h200-sxm-141gb --requests 100 -- \
