@@ -7,6 +7,7 @@ those of ``csrc/core/*.h``; ``tests/core`` compares the sizes of structures with
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 from pathlib import Path
@@ -168,11 +169,15 @@ def _loaded(ffi: FFI, name: str) -> Any:
 
     A run preloads the core from the launcher's installation. The same library from the engine's, by its path, would be a
     second copy: both know the run, but what the one keeps for a thread (the annotation of its launches) the other lacks.
+
+    ctypes asks first: cffi looks for a name that is not loaded with ldconfig, gcc and ld, a tenth of a second of processes.
     """
+    flags = os.RTLD_NOW | os.RTLD_NOLOAD
     try:
-        return ffi.dlopen(name, os.RTLD_NOW | os.RTLD_NOLOAD)
+        ctypes.CDLL(name, flags)
     except OSError:
         return None
+    return ffi.dlopen(name, flags)
 
 
 @functools.cache
