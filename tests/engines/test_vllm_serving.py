@@ -78,8 +78,8 @@ def test_what_the_engine_says_about_itself(small: Serving) -> None:
     assert worker["detail"] == "step"
     assert worker["profile"] in {"cached", "profiled"}
     imports = [record for record in small.records() if record["kind"] == "imports"]
-    assert len(imports) >= 2  # API server and engine core
-    assert all(record["cpu_ns"] > 1_000_000_000 for record in imports)
+    # API server and engine core; a process that was forked to make a profile found everything imported
+    assert sum(record["cpu_ns"] > 1_000_000_000 for record in imports) >= 2, imports
     steps = [record for record in small.records() if record["kind"] == "step"]
     assert sum(record.get("output_tokens", 0) for record in steps) > 0
     assert [record["t_ns"] for record in steps] == sorted(record["t_ns"] for record in steps)
