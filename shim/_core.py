@@ -133,11 +133,15 @@ bool hl_timeline_event_valid(hl_event event);
 bool hl_timeline_event_instant_ns(hl_event event, int64_t *instant_ns);
 
 /* ledger.h */
-typedef struct hl_memory { int kind; uint32_t device; uintptr_t base; size_t size_bytes; size_t charged_bytes; } hl_memory;
+typedef struct hl_memory { int kind; uint32_t device; uintptr_t base; size_t size_bytes; size_t charged_bytes;
+    uint64_t identity; uint32_t opened; } hl_memory;
 int hl_ledger_allocate(uint32_t device, int kind, size_t size_bytes, void **pointer);
 int hl_ledger_register(void *pointer, size_t size_bytes);
 int hl_ledger_free(void *pointer);
 bool hl_ledger_find(const void *pointer, hl_memory *memory);
+int hl_ledger_share(const void *pointer, hl_memory *memory);
+int hl_ledger_open(uint64_t identity, size_t size_bytes, void **pointer);
+int hl_ledger_close(void *pointer);
 int hl_ledger_charge(uint32_t device, size_t size_bytes);
 void hl_ledger_discharge(uint32_t device, size_t size_bytes);
 int hl_ledger_driver_take(uint32_t device, int part, int64_t count);

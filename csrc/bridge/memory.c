@@ -8,6 +8,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "bridge/virtual.h"
 #include "core/export.h"
 
 static CUresult code_of(int error)
@@ -45,7 +46,7 @@ HL_EXPORT CUresult hl_bridge_memory_free(void *pointer, bool host)
         return result;
     if (!hl_ledger_find(pointer, &memory) || memory.base != (uintptr_t)pointer ||
         host != (memory.kind == HL_MEMORY_PINNED) || memory.kind == HL_MEMORY_REGISTERED ||
-        memory.kind == HL_MEMORY_RESERVED)
+        memory.kind == HL_MEMORY_RESERVED || memory.kind == HL_MEMORY_IMPORTED)
         return CUDA_ERROR_INVALID_VALUE;
     /* cudaFree waits until nothing that was put on the device before can still use the memory. */
     if (!host)
@@ -102,11 +103,14 @@ HL_EXPORT void hl_bridge_memory_of(const void *pointer, hl_memory *memory)
 {
     if (!hl_ledger_find(pointer, memory))
         *memory = (hl_memory){.kind = HL_MEMORY_NONE};
+    else if (memory->kind == HL_MEMORY_RESERVED)
+        hl_bridge_virtual_describe((CUdeviceptr)pointer, memory);
 }
 
 HL_EXPORT bool hl_bridge_memory_on_device(const hl_memory *memory)
 {
-    return memory->kind == HL_MEMORY_DEVICE || memory->kind == HL_MEMORY_MANAGED || memory->kind == HL_MEMORY_RESERVED;
+    return memory->kind == HL_MEMORY_DEVICE || memory->kind == HL_MEMORY_MANAGED || memory->kind == HL_MEMORY_RESERVED ||
+           memory->kind == HL_MEMORY_IMPORTED;
 }
 
 HL_EXPORT bool hl_bridge_memory_inside(const hl_memory *memory, const void *pointer, size_t bytes)

@@ -173,6 +173,8 @@ HL_EXPORT CUresult hl_bridge_event_of(CUevent handle, hl_bridge_event **event)
     if (!hl_bridge_slab_owns(&events, handle))
         return CUDA_ERROR_INVALID_HANDLE;
     *event = (hl_bridge_event *)handle;
+    if ((*event)->imported && !hl_timeline_event_valid((*event)->mark)) /* its owner has destroyed it, or ended */
+        return CUDA_ERROR_INVALID_HANDLE;
     return CUDA_SUCCESS;
 }
 
@@ -204,13 +206,30 @@ HL_EXPORT CUresult hl_bridge_event_create(unsigned flags, CUevent *handle)
 
 HL_EXPORT CUresult hl_bridge_event_destroy(CUevent handle)
 {
-    hl_bridge_event *event;
-    CUresult result = hl_bridge_event_of(handle, &event);
+    hl_bridge_event *event = (hl_bridge_event *)handle;
 
-    if (result)
-        return result;
-    hl_timeline_event_destroy(event->mark);
+    if (!hl_bridge_slab_owns(&events, handle))
+        return CUDA_ERROR_INVALID_HANDLE;
+    if (!event->imported)
+        hl_timeline_event_destroy(event->mark);
     hl_bridge_slab_give(&events, event);
+    return CUDA_SUCCESS;
+}
+
+HL_EXPORT CUresult hl_bridge_event_import(hl_event mark, uint32_t device, CUevent *handle)
+{
+    hl_bridge_event *event;
+
+    if (!handle || !hl_timeline_event_valid(mark))
+        return CUDA_ERROR_INVALID_VALUE;
+    event = hl_bridge_slab_take(&events);
+    if (!event)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    event->device = device;
+    event->flags = CU_EVENT_DISABLE_TIMING | CU_EVENT_INTERPROCESS;
+    event->mark = mark;
+    event->imported = event->recorded = true;
+    *handle = (CUevent)event;
     return CUDA_SUCCESS;
 }
 

@@ -24,7 +24,8 @@ typedef struct hl_bridge_event {
     uint32_t device;
     hl_event mark;
     unsigned flags; /* CU_EVENT_* */
-    bool recorded;
+    bool recorded;         /* or another process may have done it */
+    bool imported;         /* its mark belongs to another process */
     uint64_t capture_id;   /* not 0: last recorded while capturing */
     uint32_t capture_mark; /* its place in that capture */
 } hl_bridge_event;
@@ -44,6 +45,8 @@ void hl_bridge_stream_priorities(int *least, int *greatest);
 CUresult hl_bridge_event_of(CUevent handle, hl_bridge_event **event);
 CUresult hl_bridge_event_create(unsigned flags, CUevent *handle);
 CUresult hl_bridge_event_destroy(CUevent handle);
+/* An event of another process, by its mark. */
+CUresult hl_bridge_event_import(hl_event mark, uint32_t device, CUevent *handle);
 CUresult hl_bridge_event_record(hl_bridge_event *event, hl_bridge_stream *stream);
 CUresult hl_bridge_event_query(hl_bridge_event *event);
 CUresult hl_bridge_event_wait(hl_bridge_event *event);

@@ -13,6 +13,7 @@
 #include "export.h"
 #include "report.h"
 #include "segment_private.h"
+#include "shared_memory.h"
 
 #define GRANULE_BYTES (UINT64_C(2) << 20)
 #define PAGE_BYTES UINT64_C(4096)
@@ -121,6 +122,19 @@ static void insert(const hl_memory *block)
     blocks_used++;
 }
 
+/* Under the mutex. */
+static void take_out(size_t at)
+{
+    memmove(&blocks[at], &blocks[at + 1], (blocks_used - at - 1) * sizeof *blocks);
+    blocks_used--;
+}
+
+static size_t mapped_bytes(const hl_memory *block)
+{
+    bool device = block->kind == HL_MEMORY_DEVICE || block->kind == HL_MEMORY_IMPORTED;
+    return rounded(block->size_bytes, device ? GRANULE_BYTES : PAGE_BYTES);
+}
+
 /* Aligned like the driver's big allocations, backed page by page as it is touched. Huge pages would back 2 MiB for
  * every byte that an engine writes. */
 static void *reserve(size_t bytes)
@@ -153,7 +167,7 @@ HL_EXPORT int hl_ledger_allocate(uint32_t device, hl_memory_kind kind, size_t si
     if (counted && charge(segment, context_of(segment, device), length) != 0)
         return -ENOMEM;
     *pointer = reserve(length);
-    hl_memory block = {kind, device, (uintptr_t)*pointer, size_bytes, counted ? length : 0};
+    hl_memory block = {kind, device, (uintptr_t)*pointer, size_bytes, counted ? length : 0, 0, 0};
     pthread_mutex_lock(&mutex);
     insert(&block);
     pthread_mutex_unlock(&mutex);
@@ -164,7 +178,7 @@ HL_EXPORT int hl_ledger_register(void *pointer, size_t size_bytes)
 {
     if (!pointer || !size_bytes)
         return -EINVAL;
-    hl_memory block = {HL_MEMORY_REGISTERED, 0, (uintptr_t)pointer, size_bytes, 0};
+    hl_memory block = {HL_MEMORY_REGISTERED, 0, (uintptr_t)pointer, size_bytes, 0, 0, 0};
     pthread_mutex_lock(&mutex);
     size_t at = place_of(block.base);
     bool overlaps = (at < blocks_used && blocks[at].base < block.base + size_bytes) ||
@@ -180,36 +194,97 @@ HL_EXPORT int hl_ledger_free(void *pointer)
     hl_memory block = {0};
     pthread_mutex_lock(&mutex);
     size_t at = place_of((uintptr_t)pointer);
-    if (at < blocks_used && blocks[at].base == (uintptr_t)pointer) {
+    if (at < blocks_used && blocks[at].base == (uintptr_t)pointer && blocks[at].kind != HL_MEMORY_IMPORTED) {
         block = blocks[at];
-        memmove(&blocks[at], &blocks[at + 1], (blocks_used - at - 1) * sizeof *blocks);
-        blocks_used--;
+        take_out(at);
     }
     pthread_mutex_unlock(&mutex);
     if (block.kind == HL_MEMORY_NONE)
         return -EINVAL;
     if (block.kind != HL_MEMORY_REGISTERED)
-        munmap(pointer, rounded(block.size_bytes, block.kind == HL_MEMORY_DEVICE ? GRANULE_BYTES : PAGE_BYTES));
+        munmap(pointer, mapped_bytes(&block));
+    if (block.identity)
+        hl_shared_memory_unlink(block.identity);
     if (block.charged_bytes)
         discharge(block.device, block.charged_bytes);
     return 0;
 }
 
-HL_EXPORT bool hl_ledger_find(const void *pointer, hl_memory *memory)
+/* The block that the address lies in, or NULL. Under the mutex. */
+static hl_memory *block_at(uintptr_t address)
 {
-    uintptr_t address = (uintptr_t)pointer;
-    bool found = false;
-    pthread_mutex_lock(&mutex);
     size_t at = place_of(address);
     if (at == blocks_used || blocks[at].base != address)
         at--; /* the block that begins before it, if there is one */
-    if (at < blocks_used && address - blocks[at].base < blocks[at].size_bytes) {
-        if (memory)
-            *memory = blocks[at];
-        found = true;
-    }
+    return at < blocks_used && address - blocks[at].base < blocks[at].size_bytes ? &blocks[at] : NULL;
+}
+
+HL_EXPORT bool hl_ledger_find(const void *pointer, hl_memory *memory)
+{
+    pthread_mutex_lock(&mutex);
+    const hl_memory *found = block_at((uintptr_t)pointer);
+    if (found && memory)
+        *memory = *found;
     pthread_mutex_unlock(&mutex);
     return found;
+}
+
+HL_EXPORT int hl_ledger_share(const void *pointer, hl_memory *memory)
+{
+    int error = -EINVAL;
+    pthread_mutex_lock(&mutex);
+    hl_memory *block = block_at((uintptr_t)pointer);
+    if (block && block->kind == HL_MEMORY_DEVICE) {
+        error = block->identity ? 0
+                                : hl_shared_memory_move(block->device, (void *)block->base, mapped_bytes(block), &block->identity);
+        if (error)
+            block->identity = 0;
+        *memory = *block;
+    }
+    pthread_mutex_unlock(&mutex);
+    return error;
+}
+
+HL_EXPORT int hl_ledger_open(uint64_t identity, size_t size_bytes, void **pointer)
+{
+    int error = 0;
+    if (!identity || !pointer || !size_bytes || size_bytes > (size_t)1 << 46)
+        return -EINVAL;
+    pthread_mutex_lock(&mutex);
+    size_t at = 0;
+    while (at < blocks_used && (blocks[at].identity != identity || blocks[at].kind != HL_MEMORY_IMPORTED))
+        at++;
+    if (at < blocks_used) {
+        blocks[at].opened++;
+        *pointer = (void *)blocks[at].base;
+    } else {
+        hl_memory block = {HL_MEMORY_IMPORTED, HL_SHARED_MEMORY_DEVICE(identity), 0, size_bytes, 0, identity, 1};
+        *pointer = reserve(mapped_bytes(&block));
+        block.base = (uintptr_t)*pointer;
+        error = hl_shared_memory_map(identity, *pointer, mapped_bytes(&block));
+        if (error)
+            munmap(*pointer, mapped_bytes(&block));
+        else
+            insert(&block);
+    }
+    pthread_mutex_unlock(&mutex);
+    return error;
+}
+
+HL_EXPORT int hl_ledger_close(void *pointer)
+{
+    int error = -EINVAL;
+    pthread_mutex_lock(&mutex);
+    size_t at = place_of((uintptr_t)pointer);
+    if (at < blocks_used && blocks[at].base == (uintptr_t)pointer && blocks[at].kind == HL_MEMORY_IMPORTED) {
+        error = 0;
+        if (!--blocks[at].opened) {
+            munmap(pointer, mapped_bytes(&blocks[at]));
+            take_out(at);
+        }
+    }
+    pthread_mutex_unlock(&mutex);
+    return error;
 }
 
 HL_EXPORT void hl_ledger_info(uint32_t device, size_t *free_bytes, size_t *total_bytes)
@@ -234,12 +309,15 @@ HL_EXPORT size_t hl_ledger_process_bytes(uint32_t device)
 
 void hl_ledger_before_fork(void) { pthread_mutex_lock(&mutex); }
 
-/* The child keeps the parent's addresses (they are mapped there too) but owes nothing for them. */
+/* The child keeps the parent's addresses (they are mapped there too) but owes nothing for them, and gives nothing away. */
 void hl_ledger_after_fork(bool child)
 {
     if (child) {
-        for (size_t i = 0; i < blocks_used; i++)
+        for (size_t i = 0; i < blocks_used; i++) {
             blocks[i].charged_bytes = 0;
+            if (blocks[i].kind != HL_MEMORY_IMPORTED)
+                blocks[i].identity = 0;
+        }
         mutex = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
         return;
     }

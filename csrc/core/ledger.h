@@ -16,7 +16,8 @@ typedef enum hl_memory_kind {
     HL_MEMORY_PINNED,      /* host memory the driver allocated */
     HL_MEMORY_REGISTERED,  /* host memory the program registered */
     HL_MEMORY_MANAGED,
-    HL_MEMORY_RESERVED     /* address range without physical memory (cuMemAddressReserve) */
+    HL_MEMORY_RESERVED,    /* address range without physical memory (cuMemAddressReserve) */
+    HL_MEMORY_IMPORTED     /* device memory of another process, opened here; counted there */
 } hl_memory_kind;
 
 typedef struct hl_memory {
@@ -25,6 +26,8 @@ typedef struct hl_memory {
     uintptr_t base;
     size_t size_bytes;     /* as asked for */
     size_t charged_bytes;  /* as counted: rounded up to the driver's granule of 2 MiB on devices */
+    uint64_t identity;     /* the same in every process that has it, see shared_memory.h; 0: never given away */
+    uint32_t opened;       /* IMPORTED: how often */
 } hl_memory;
 
 /* 0, -ENOMEM (does not fit: nothing is changed), -EINVAL. Pinned memory is charged to no device. */
@@ -32,6 +35,12 @@ int hl_ledger_allocate(uint32_t device, hl_memory_kind kind, size_t size_bytes, 
 int hl_ledger_register(void *pointer, size_t size_bytes);
 int hl_ledger_free(void *pointer);                     /* 0 or -EINVAL: not a base pointer of ours */
 bool hl_ledger_find(const void *pointer, hl_memory *memory);
+
+/* Makes an allocation on a device known to other processes: from now on it has an identity, which they open. Opening it
+ * again gives the same pointer. 0, -EINVAL (no device memory of this process), -ENOENT (freed by its owner), -errno. */
+int hl_ledger_share(const void *pointer, hl_memory *memory);
+int hl_ledger_open(uint64_t identity, size_t size_bytes, void **pointer);
+int hl_ledger_close(void *pointer);
 
 /* Physical memory without addresses (cuMemCreate), charged; and context or module memory. -ENOMEM when it does not fit. */
 int hl_ledger_charge(uint32_t device, size_t size_bytes);

@@ -219,12 +219,7 @@ HL_UNSUPPORTED(cuGreenCtxStreamCreate, "libcuda.so.1", 801)
 HL_UNSUPPORTED(cuGreenCtxWaitEvent, "libcuda.so.1", 801)
 HL_UNSUPPORTED(cuImportExternalMemory, "libcuda.so.1", 801)
 HL_UNSUPPORTED(cuImportExternalSemaphore, "libcuda.so.1", 801)
-HL_UNSUPPORTED(cuIpcCloseMemHandle, "libcuda.so.1", 801)
-HL_UNSUPPORTED(cuIpcGetEventHandle, "libcuda.so.1", 801)
-HL_UNSUPPORTED(cuIpcGetMemHandle, "libcuda.so.1", 801)
-HL_UNSUPPORTED(cuIpcOpenEventHandle, "libcuda.so.1", 801)
 HL_UNSUPPORTED(cuIpcOpenMemHandle, "libcuda.so.1", 801)
-HL_UNSUPPORTED(cuIpcOpenMemHandle_v2, "libcuda.so.1", 801)
 HL_UNSUPPORTED(cuKernelGetParamInfo, "libcuda.so.1", 801)
 HL_UNSUPPORTED(cuKernelSetCacheConfig, "libcuda.so.1", 801)
 HL_UNSUPPORTED(cuLaunch, "libcuda.so.1", 801)
@@ -265,7 +260,6 @@ HL_UNSUPPORTED(cuMemDiscardAndPrefetchBatchAsync, "libcuda.so.1", 801)
 HL_UNSUPPORTED(cuMemDiscardAndPrefetchBatchAsync_ptsz, "libcuda.so.1", 801)
 HL_UNSUPPORTED(cuMemDiscardBatchAsync, "libcuda.so.1", 801)
 HL_UNSUPPORTED(cuMemDiscardBatchAsync_ptsz, "libcuda.so.1", 801)
-HL_UNSUPPORTED(cuMemExportToShareableHandle, "libcuda.so.1", 801)
 HL_UNSUPPORTED(cuMemFree, "libcuda.so.1", 801)
 HL_UNSUPPORTED(cuMemFreeAsync_ptsz, "libcuda.so.1", 801)
 HL_UNSUPPORTED(cuMemGetAccess, "libcuda.so.1", 801)
@@ -277,7 +271,6 @@ HL_UNSUPPORTED(cuMemGetMemPool, "libcuda.so.1", 801)
 HL_UNSUPPORTED(cuMemHostGetDevicePointer, "libcuda.so.1", 801)
 HL_UNSUPPORTED(cuMemHostGetFlags, "libcuda.so.1", 801)
 HL_UNSUPPORTED(cuMemHostRegister, "libcuda.so.1", 801)
-HL_UNSUPPORTED(cuMemImportFromShareableHandle, "libcuda.so.1", 801)
 HL_UNSUPPORTED(cuMemMapArrayAsync, "libcuda.so.1", 801)
 HL_UNSUPPORTED(cuMemMapArrayAsync_ptsz, "libcuda.so.1", 801)
 HL_UNSUPPORTED(cuMemPoolCreate, "libcuda.so.1", 801)
@@ -583,6 +576,11 @@ extern void cuGraphInstantiateWithFlags(void);
 extern void cuGraphLaunch(void);
 extern void cuGraphUpload(void);
 extern void cuInit(void);
+extern void cuIpcCloseMemHandle(void);
+extern void cuIpcGetEventHandle(void);
+extern void cuIpcGetMemHandle(void);
+extern void cuIpcOpenEventHandle(void);
+extern void cuIpcOpenMemHandle_v2(void);
 extern void cuKernelGetAttribute(void);
 extern void cuKernelGetFunction(void);
 extern void cuKernelGetLibrary(void);
@@ -607,6 +605,7 @@ extern void cuMemAllocHost_v2(void);
 extern void cuMemAllocManaged(void);
 extern void cuMemAlloc_v2(void);
 extern void cuMemCreate(void);
+extern void cuMemExportToShareableHandle(void);
 extern void cuMemFreeAsync(void);
 extern void cuMemFreeHost(void);
 extern void cuMemFree_v2(void);
@@ -618,6 +617,7 @@ extern void cuMemHostAlloc(void);
 extern void cuMemHostGetDevicePointer_v2(void);
 extern void cuMemHostRegister_v2(void);
 extern void cuMemHostUnregister(void);
+extern void cuMemImportFromShareableHandle(void);
 extern void cuMemMap(void);
 extern void cuMemPoolGetAttribute(void);
 extern void cuMemPoolSetAttribute(void);
@@ -737,6 +737,11 @@ __attribute__((used)) static void (*const hl_real[])(void) = {
     cuGraphLaunch,
     cuGraphUpload,
     cuInit,
+    cuIpcCloseMemHandle,
+    cuIpcGetEventHandle,
+    cuIpcGetMemHandle,
+    cuIpcOpenEventHandle,
+    cuIpcOpenMemHandle_v2,
     cuKernelGetAttribute,
     cuKernelGetFunction,
     cuKernelGetLibrary,
@@ -761,6 +766,7 @@ __attribute__((used)) static void (*const hl_real[])(void) = {
     cuMemAllocManaged,
     cuMemAlloc_v2,
     cuMemCreate,
+    cuMemExportToShareableHandle,
     cuMemFreeAsync,
     cuMemFreeHost,
     cuMemFree_v2,
@@ -772,6 +778,7 @@ __attribute__((used)) static void (*const hl_real[])(void) = {
     cuMemHostGetDevicePointer_v2,
     cuMemHostRegister_v2,
     cuMemHostUnregister,
+    cuMemImportFromShareableHandle,
     cuMemMap,
     cuMemPoolGetAttribute,
     cuMemPoolSetAttribute,

@@ -164,11 +164,6 @@ HL_UNSUPPORTED(cudaGraphicsVDPAURegisterVideoSurface, "libcudart.so.13", 801)
 HL_UNSUPPORTED(cudaHostGetFlags, "libcudart.so.13", 801)
 HL_UNSUPPORTED(cudaImportExternalMemory, "libcudart.so.13", 801)
 HL_UNSUPPORTED(cudaImportExternalSemaphore, "libcudart.so.13", 801)
-HL_UNSUPPORTED(cudaIpcCloseMemHandle, "libcudart.so.13", 801)
-HL_UNSUPPORTED(cudaIpcGetEventHandle, "libcudart.so.13", 801)
-HL_UNSUPPORTED(cudaIpcGetMemHandle, "libcudart.so.13", 801)
-HL_UNSUPPORTED(cudaIpcOpenEventHandle, "libcudart.so.13", 801)
-HL_UNSUPPORTED(cudaIpcOpenMemHandle, "libcudart.so.13", 801)
 HL_UNSUPPORTED(cudaLaunchCooperativeKernel_ptsz, "libcudart.so.13", 801)
 HL_UNSUPPORTED(cudaLaunchHostFunc_ptsz, "libcudart.so.13", 801)
 HL_UNSUPPORTED(cudaLaunchKernelExC_ptsz, "libcudart.so.13", 801)
@@ -360,6 +355,11 @@ extern void cudaHostGetDevicePointer(void);
 extern void cudaHostRegister(void);
 extern void cudaHostUnregister(void);
 extern void cudaInitDevice(void);
+extern void cudaIpcCloseMemHandle(void);
+extern void cudaIpcGetEventHandle(void);
+extern void cudaIpcGetMemHandle(void);
+extern void cudaIpcOpenEventHandle(void);
+extern void cudaIpcOpenMemHandle(void);
 extern void cudaKernelSetAttributeForDevice(void);
 extern void cudaLaunchCooperativeKernel(void);
 extern void cudaLaunchHostFunc(void);
@@ -492,6 +492,11 @@ __attribute__((used)) static void (*const hl_real[])(void) = {
     cudaHostRegister,
     cudaHostUnregister,
     cudaInitDevice,
+    cudaIpcCloseMemHandle,
+    cudaIpcGetEventHandle,
+    cudaIpcGetMemHandle,
+    cudaIpcOpenEventHandle,
+    cudaIpcOpenMemHandle,
     cudaKernelSetAttributeForDevice,
     cudaLaunchCooperativeKernel,
     cudaLaunchHostFunc,

@@ -76,8 +76,6 @@ HL_UNSUPPORTED(nvmlDeviceGetFanSpeed_v2, "libnvidia-ml.so.1", 3)
 HL_UNSUPPORTED(nvmlDeviceGetFieldValues, "libnvidia-ml.so.1", 3)
 HL_UNSUPPORTED(nvmlDeviceGetGpcClkMinMaxVfOffset, "libnvidia-ml.so.1", 3)
 HL_UNSUPPORTED(nvmlDeviceGetGpcClkVfOffset, "libnvidia-ml.so.1", 3)
-HL_UNSUPPORTED(nvmlDeviceGetGpuFabricInfo, "libnvidia-ml.so.1", 3)
-HL_UNSUPPORTED(nvmlDeviceGetGpuFabricInfoV, "libnvidia-ml.so.1", 3)
 HL_UNSUPPORTED(nvmlDeviceGetGpuInstanceById, "libnvidia-ml.so.1", 3)
 HL_UNSUPPORTED(nvmlDeviceGetGpuInstanceId, "libnvidia-ml.so.1", 3)
 HL_UNSUPPORTED(nvmlDeviceGetGpuInstancePossiblePlacements, "libnvidia-ml.so.1", 3)
@@ -368,6 +366,8 @@ extern void nvmlDeviceGetComputeRunningProcesses_v3(void);
 extern void nvmlDeviceGetCount(void);
 extern void nvmlDeviceGetCount_v2(void);
 extern void nvmlDeviceGetCudaComputeCapability(void);
+extern void nvmlDeviceGetGpuFabricInfo(void);
+extern void nvmlDeviceGetGpuFabricInfoV(void);
 extern void nvmlDeviceGetHandleByIndex(void);
 extern void nvmlDeviceGetHandleByIndex_v2(void);
 extern void nvmlDeviceGetHandleByPciBusId(void);
@@ -412,6 +412,8 @@ __attribute__((used)) static void (*const hl_real[])(void) = {
     nvmlDeviceGetCount,
     nvmlDeviceGetCount_v2,
     nvmlDeviceGetCudaComputeCapability,
+    nvmlDeviceGetGpuFabricInfo,
+    nvmlDeviceGetGpuFabricInfoV,
     nvmlDeviceGetHandleByIndex,
     nvmlDeviceGetHandleByIndex_v2,
     nvmlDeviceGetHandleByPciBusId,

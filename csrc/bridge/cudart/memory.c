@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "bridge/cudart/runtime.h"
+#include "bridge/ipc.h"
 #include "bridge/modules.h"
 
 static cudaError_t allocate(hl_memory_kind kind, void **pointer, size_t size_bytes)
@@ -305,4 +306,47 @@ HL_API cudaError_t cudaMemcpyFromSymbolAsync(void *target, const void *host, siz
                                              enum cudaMemcpyKind kind, cudaStream_t stream)
 {
     return copy_symbol(host, NULL, target, bytes, offset, kind, stream, false);
+}
+
+/* --- interprocess handles --- */
+
+_Static_assert(sizeof(cudaIpcMemHandle_t) == sizeof(CUipcMemHandle) &&
+                   sizeof(cudaIpcEventHandle_t) == sizeof(CUipcEventHandle) &&
+                   (int)cudaIpcMemLazyEnablePeerAccess == CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS,
+               "handles of runtime and driver are the same");
+
+HL_API cudaError_t cudaIpcGetMemHandle(cudaIpcMemHandle_t *handle, void *pointer)
+{
+    CUresult result = hl_bridge_runtime_context();
+
+    return hl_bridge_runtime_done(result ? result : hl_bridge_ipc_memory_handle(pointer, (CUipcMemHandle *)handle));
+}
+
+HL_API cudaError_t cudaIpcOpenMemHandle(void **pointer, cudaIpcMemHandle_t handle, unsigned flags)
+{
+    CUresult result = hl_bridge_runtime_context();
+
+    return hl_bridge_runtime_done(
+        result ? result : hl_bridge_ipc_memory_open((const CUipcMemHandle *)&handle, flags, pointer));
+}
+
+HL_API cudaError_t cudaIpcCloseMemHandle(void *pointer)
+{
+    CUresult result = hl_bridge_runtime_context();
+
+    return hl_bridge_runtime_done(result ? result : hl_bridge_ipc_memory_close(pointer));
+}
+
+HL_API cudaError_t cudaIpcGetEventHandle(cudaIpcEventHandle_t *handle, cudaEvent_t event)
+{
+    CUresult result = hl_bridge_runtime_context();
+
+    return hl_bridge_runtime_done(result ? result : hl_bridge_ipc_event_handle(event, (CUipcEventHandle *)handle));
+}
+
+HL_API cudaError_t cudaIpcOpenEventHandle(cudaEvent_t *event, cudaIpcEventHandle_t handle)
+{
+    CUresult result = hl_bridge_runtime_context();
+
+    return hl_bridge_runtime_done(result ? result : hl_bridge_ipc_event_open((const CUipcEventHandle *)&handle, event));
 }

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "bridge/driver/driver.h"
+#include "bridge/ipc.h"
 #include "bridge/virtual.h"
 
 HL_API CUresult cuMemGetInfo_v2(size_t *free_bytes, size_t *total_bytes)
@@ -375,4 +376,63 @@ HL_API CUresult cuMemRetainAllocationHandle(CUmemGenericAllocationHandle *handle
 HL_API CUresult cuMemGetAllocationPropertiesFromHandle(CUmemAllocationProp *prop, CUmemGenericAllocationHandle handle)
 {
     return hl_bridge_virtual_properties(handle, prop);
+}
+
+HL_API CUresult cuMemExportToShareableHandle(void *out, CUmemGenericAllocationHandle handle,
+                                             CUmemAllocationHandleType type, unsigned long long flags)
+{
+    if (flags)
+        return CUDA_ERROR_INVALID_VALUE;
+    if (type != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR)
+        return CUDA_ERROR_NOT_SUPPORTED;
+    return hl_bridge_virtual_export(handle, out);
+}
+
+HL_API CUresult cuMemImportFromShareableHandle(CUmemGenericAllocationHandle *handle, void *shared,
+                                               CUmemAllocationHandleType type)
+{
+    CUresult result = hl_bridge_process_ready();
+
+    if (result)
+        return result;
+    if (type != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR)
+        return CUDA_ERROR_NOT_SUPPORTED;
+    return hl_bridge_virtual_import((int)(intptr_t)shared, handle); /* the descriptor itself stands in the pointer */
+}
+
+/* --- interprocess handles --- */
+
+HL_API CUresult cuIpcGetMemHandle(CUipcMemHandle *handle, CUdeviceptr pointer)
+{
+    CUresult result = hl_bridge_driver_context();
+
+    return result ? result : hl_bridge_ipc_memory_handle((void *)pointer, handle);
+}
+
+HL_API CUresult cuIpcOpenMemHandle_v2(CUdeviceptr *pointer, CUipcMemHandle handle, unsigned flags)
+{
+    CUresult result = hl_bridge_driver_context();
+
+    return result ? result : hl_bridge_ipc_memory_open(&handle, flags, (void **)pointer);
+}
+
+HL_API CUresult cuIpcCloseMemHandle(CUdeviceptr pointer)
+{
+    CUresult result = hl_bridge_driver_context();
+
+    return result ? result : hl_bridge_ipc_memory_close((void *)pointer);
+}
+
+HL_API CUresult cuIpcGetEventHandle(CUipcEventHandle *handle, CUevent event)
+{
+    CUresult result = hl_bridge_driver_context();
+
+    return result ? result : hl_bridge_ipc_event_handle(event, handle);
+}
+
+HL_API CUresult cuIpcOpenEventHandle(CUevent *event, CUipcEventHandle handle)
+{
+    CUresult result = hl_bridge_driver_context();
+
+    return result ? result : hl_bridge_ipc_event_open(&handle, event);
 }

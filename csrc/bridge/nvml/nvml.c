@@ -5,6 +5,7 @@
 #include "bridge/nvml/nvml_abi.h"
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -445,6 +446,47 @@ static nvmlReturn_t link_of(nvmlDevice_t device, unsigned link, const void *out)
 static bool link_active(nvmlDevice_t device, unsigned link)
 {
     return hl_device_count() > 1 && link < (unsigned)hl_device_facts_of(number_of(device))->nvlink_links;
+}
+
+/* The switches of a host join its devices since Hopper ("State: Completed" of nvidia-smi on HGX H100, Fabric Manager's user
+ * guide); the cluster's number is zero where no NVLink leaves the host, which is what programs look at. Before Hopper the
+ * driver knows of no fabric. */
+static nvmlReturn_t fabric(nvmlDevice_t device, nvmlGpuFabricInfo_t *info)
+{
+    nvmlReturn_t result = check(device, info);
+
+    if (result)
+        return result;
+    const hl_device_facts *facts = hl_device_facts_of(number_of(device));
+    bool joined = facts->nvlink_links > 0 && facts->compute_major >= 9;
+    memset(info, 0, sizeof *info);
+    info->state = joined ? NVML_GPU_FABRIC_STATE_COMPLETED : NVML_GPU_FABRIC_STATE_NOT_SUPPORTED;
+    return NVML_SUCCESS;
+}
+
+HL_API nvmlReturn_t nvmlDeviceGetGpuFabricInfo(nvmlDevice_t device, nvmlGpuFabricInfo_t *info)
+{
+    return fabric(device, info);
+}
+
+HL_API nvmlReturn_t nvmlDeviceGetGpuFabricInfoV(nvmlDevice_t device, nvmlGpuFabricInfo_v3_t *info)
+{
+    nvmlGpuFabricInfo_t found;
+    nvmlReturn_t result = fabric(device, info ? &found : NULL);
+
+    if (result)
+        return result;
+    if (info->version != (sizeof(nvmlGpuFabricInfo_v2_t) | 2u << 24) &&
+        info->version != (sizeof(nvmlGpuFabricInfo_v3_t) | 3u << 24))
+        return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
+    memcpy(info->clusterUuid, found.clusterUuid, sizeof info->clusterUuid);
+    info->status = found.status;
+    info->cliqueId = found.cliqueId;
+    info->state = found.state;
+    info->healthMask = 0; /* every part of it: not supported */
+    if (info->version >> 24 == 3)
+        info->healthSummary = 0;
+    return NVML_SUCCESS;
 }
 
 HL_API nvmlReturn_t nvmlDeviceGetNvLinkState(nvmlDevice_t device, unsigned link, int *active)
