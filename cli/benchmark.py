@@ -46,7 +46,7 @@ from hyperlapse.cli.serving import (
 )
 from hyperlapse.cli.workload import TraceError, TraceRequest, check_lengths, read_trace, token_range
 from hyperlapse.coordinator.host_time import environment_of
-from hyperlapse.integrations import engines
+from hyperlapse.integrations import collective_kernels, engines
 from hyperlapse.integrations.environments import EngineReleaseError
 from hyperlapse.shim.environment import UNSUPPORTED_VARIABLE
 from hyperlapse.shim.step_log import ENVIRONMENT_VARIABLE as STEP_LOG
@@ -209,6 +209,7 @@ class _Bench:
             options.fixed_step,
             folder / "pricing.log",
             models=[self.model.config_path],
+            tensor_parallel_size=options.gpus,
             summary=folder / "pricing.json",
         )
         priced_s = time.monotonic()
@@ -505,11 +506,6 @@ def _check_gpus(options: BenchOptions) -> None:
     from hyperlapse.predictor.devices import UnknownDeviceError
     from hyperlapse.shim import devices
 
-    if options.gpus > 1:
-        raise BenchError(
-            f"--gpus {options.gpus}: this version serves on one virtual GPU (tensor parallelism has no durations yet)",
-            status=2,
-        )
     try:
         devices.load(options.gpu)
         if options.fixed_step is None:
@@ -526,7 +522,7 @@ def _check_priced(options: BenchOptions, model: Model) -> None:
     if options.fixed_step is not None:
         return
     try:
-        engine_predictor(options.gpu, [model.config_path])
+        engine_predictor(options.gpu, [model.config_path], tensor_parallel_size=options.gpus)
     except (PredictorError, ValueError) as error:
         raise BenchError(str(error), status=2) from None
 
@@ -535,5 +531,5 @@ def _check_priced(options: BenchOptions, model: Model) -> None:
 def _open_run(options: BenchOptions) -> Iterator[Run]:
     from hyperlapse.shim.launcher import Run
 
-    with Run(options.gpu, options.gpus) as run:
+    with Run(options.gpu, options.gpus, collective_kernels=collective_kernels()) as run:
         yield run

@@ -40,9 +40,15 @@ def priced_device(gpu: str) -> DeviceSpec:
 
 
 def engine_predictor(
-    gpu: str, models: Iterable[ModelConfig | Path] = (), *, engine: str = "", fixed_device: DeviceSpec | None = None
+    gpu: str,
+    models: Iterable[ModelConfig | Path] = (),
+    *,
+    tensor_parallel_size: int = 1,
+    engine: str = "",
+    fixed_device: DeviceSpec | None = None,
 ) -> EnginePredictor:
-    """The predictor of a GPU with every engine's data. models: configurations, or their config.json; engine: as model
+    """The predictor of a GPU with every engine's data. models: configurations, or their config.json, whose
+    layers tensor_parallel_size GPUs share; engine: as model
     keys spell it (`NAME-1.2.3`), empty for the only one there is data for.
 
     Raises PredictorError, UnknownDeviceError, DeviceProfileError, ValueError.
@@ -53,7 +59,7 @@ def engine_predictor(
 
     return EnginePredictor(
         fixed_device or priced_device(gpu),
-        [ModelConfig.from_json(each) if isinstance(each, Path) else each for each in models],
+        [ModelConfig.from_json(each, tp=tensor_parallel_size) if isinstance(each, Path) else each for each in models],
         kernel_maps(),
         step_recipes(),
         engine=engine,

@@ -54,13 +54,14 @@ class PricingProcess:
         log: Path | None = None,
         *,
         models: Sequence[Path] = (),
+        tensor_parallel_size: int = 1,
         summary: Path | None = None,
         wait: bool = True,
     ) -> PricingProcess:
         """Starts the service for the run's GPU.
 
         fixed_step: `10ms,40us` (hyperlapse.cli.fixed_step), None for the real predictor; models: config.json files
-        whose kernels may be launched (the models of steps come with the steps); log: where its messages go, None for
+        whose kernels may be launched (the models of steps come with the steps), on that many GPUs together; log: where its messages go, None for
         standard error; summary: the file that gets, when the service ends, what it priced and how wrong that may be; wait:
         return only when it answers. Raises PricingError when it does not start.
         """
@@ -68,6 +69,7 @@ class PricingProcess:
         command += ["--gpu", run.gpu or ""]
         for model in models:
             command += ["--model", str(model)]
+        command += ["--tensor-parallel-size", str(tensor_parallel_size)]
         if fixed_step is not None:
             command += ["--fixed-step", fixed_step]
         if summary is not None:
@@ -101,6 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--gpu", required=True)
     parser.add_argument("--model", type=Path, action="append", default=[], help="config.json of a model that is served")
+    parser.add_argument("--tensor-parallel-size", type=int, default=1, help="GPUs that share a layer of these models")
     parser.add_argument("--fixed-step", help="STEP,PER_PROMPT_TOKEN: price every step by this rule")
     parser.add_argument("--summary", type=Path, help="written at the end: what was priced, and its error")
     options = parser.parse_args(arguments)
@@ -112,7 +115,7 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the launcher's to handle
     threading.Thread(target=_stop_without_parent, args=(stop, os.getppid()), daemon=True).start()
     try:
-        predictor = _predictor(options.gpu, options.model, options.fixed_step)
+        predictor = _predictor(options.gpu, options.model, options.tensor_parallel_size, options.fixed_step)
     except _wrong_input() as error:
         print(error, file=sys.stderr)
         return 2
@@ -138,14 +141,14 @@ def _write_summary(path: Path, predictor: Any) -> None:
         path.write_text(json.dumps(priced.as_dict(predictor.notes), indent=2) + "\n", encoding="utf-8")
 
 
-def _predictor(gpu: str, models: Sequence[Path], fixed_step: str | None) -> Any:
+def _predictor(gpu: str, models: Sequence[Path], tensor_parallel_size: int, fixed_step: str | None) -> Any:
     if fixed_step is not None:
         from hyperlapse.cli.fixed_step import parse_fixed_step
 
         return parse_fixed_step(fixed_step)
     from hyperlapse.cli.priced_device import engine_predictor
 
-    return engine_predictor(gpu, models)
+    return engine_predictor(gpu, models, tensor_parallel_size=tensor_parallel_size)
 
 
 def _stop_without_parent(stop: threading.Event, parent: int) -> None:

@@ -164,7 +164,7 @@ def command(
     from hyperlapse.cli.events import print_events
     from hyperlapse.cli.pricing_process import PricingError, PricingProcess
     from hyperlapse.coordinator.host_time import environment_of, load
-    from hyperlapse.integrations import adapt_command
+    from hyperlapse.integrations import adapt_command, collective_kernels
     from hyperlapse.shim.devices import UnknownDeviceError
     from hyperlapse.shim.models import ModelError, resolve_model
 
@@ -188,9 +188,20 @@ def command(
     interrupts = _Interrupts()
     started = False
     try:
-        with Run(None if gpu == "none" else gpu, gpus, no_progress_s=no_progress, outside=True) as run:
+        with Run(
+            None if gpu == "none" else gpu,
+            gpus,
+            no_progress_s=no_progress,
+            outside=True,
+            collective_kernels=collective_kernels(),
+        ) as run:
             if run.gpu is not None:
-                PricingProcess.start(run, models=[resolve_model(model).config_path for model in models], wait=False)
+                PricingProcess.start(
+                    run,
+                    models=[resolve_model(model).config_path for model in models],
+                    tensor_parallel_size=adapted.tensor_parallel_size,
+                    wait=False,
+                )
             if freeze == "start":
                 run.set_mode(running)
             elif freeze == "manual":

@@ -15,6 +15,7 @@ __all__ = [
     "Command",
     "Engine",
     "adapt_command",
+    "collective_kernels",
     "default_engine",
     "engine_title",
     "engines",
@@ -41,6 +42,11 @@ def adapt_command(argv: Sequence[str], detail: str) -> Command:
 def kernel_maps() -> list[Path]:
     """Every engine's map from kernel names to operators, as the predictor reads them."""
     return sorted(Path(__file__).parent.glob("*/kernels.yaml"))
+
+
+def collective_kernels() -> list[Path]:
+    """Every engine's kernels in which GPUs meet, as the shim reads them."""
+    return sorted(Path(__file__).parent.glob("*/collective_kernels.yaml"))
 
 
 def step_recipes() -> list[Path]:

@@ -16,7 +16,9 @@ from typing import Protocol
 
 
 class Command(Protocol):
-    """A command line and what is added to its environment; engine: its name, empty for a command of none."""
+    """A command line and what is added to its environment; engine: its name, empty for a command of none;
+    tensor_parallel_size: how many GPUs share a layer of its model.
+    """
 
     @property
     def engine(self) -> str: ...
@@ -27,6 +29,9 @@ class Command(Protocol):
     @property
     def environment(self) -> dict[str, str]: ...
 
+    @property
+    def tensor_parallel_size(self) -> int: ...
+
 
 @dataclass(frozen=True, slots=True)
 class PlainCommand:
@@ -35,6 +40,7 @@ class PlainCommand:
     argv: list[str]
     environment: dict[str, str]
     engine: str = ""
+    tensor_parallel_size: int = 1
 
 
 @dataclass(frozen=True, slots=True)

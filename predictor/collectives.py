@@ -55,6 +55,21 @@ class CollectiveModel:
         )
         return self._predict(table, size_bytes, 0.0)
 
+    def launched(self, operation: str, size_bytes: int, ranks: int) -> Prediction:
+        """A collective as it was launched: NCCL's, or a kernel in which GPUs meet without it.
+
+        kernel_all_reduce: an engine's own kernel on registered buffers, of which the graph's figure is the duration (a copy
+        before it is a launch of its own); multimem_all_reduce: torch's over multicast memory, which nobody measured and
+        which is taken to cost what NCCL's all-reduce of that size does (it uses the switches in the same way).
+        """
+        if operation == "kernel_all_reduce":
+            return self.all_reduce(size_bytes, ranks, captured=True, own_below_bytes=size_bytes)
+        if operation == "multimem_all_reduce":
+            found = self.nccl("all_reduce", size_bytes, ranks)
+            error = self._accuracy.of(accuracies.COLLECTIVES, Coverage.EXTRAPOLATED)
+            return Prediction(found.duration_ns, Coverage.EXTRAPOLATED, error.median, error.p90)
+        return self.nccl(operation, size_bytes, ranks)
+
     def _table(self, find: Callable[[int], CollectiveTable], ranks: int, what: str) -> CollectiveTable:
         try:
             return find(ranks)

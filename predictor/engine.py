@@ -190,10 +190,12 @@ class EnginePredictor:
         return self._price_of(self._unmeasured_gemm(m, n, k, max(batch, 1), size), family="matrix products")
 
     def _price_collective(self, launch: LaunchLike) -> Price:
-        """A call of NCCL's own. Its name is `operation,type`; the whole tensor's bytes and the ranks are its arguments."""
+        """A meeting of GPUs. Its name is NCCL's `operation,type`, or what a file of collective kernels calls it; the whole
+        tensor's bytes and the ranks are its arguments.
+        """
         operation = launch.name.partition(",")[0]
         try:
-            found = self._collectives.nccl(operation, launch.args[0], launch.args[1])
+            found = self._collectives.launched(operation, launch.args[0], launch.args[1])
         except PredictorError:
             return self._price_unknown(f"collective {launch.name} of {launch.args[1]} ranks")
         return self._price_of(found, family="collectives")

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +24,7 @@ from typing import Any
 import psutil
 
 from hyperlapse.shim._core import core, library
+from hyperlapse.shim.collective_kernels import publish as publish_collective_kernels
 from hyperlapse.shim.environment import participant_environment, service_environment
 
 KEEPER = "hyperlapse-keeper"
@@ -114,7 +115,8 @@ class Run:
 
     gpu: device profile name or YAML path, None for a run without GPUs (the clock alone); gpus: how many;
     no_progress_s: real seconds after which a run in which nobody can go on is ended, 0 for never; outside: people or
-    programs outside of the run may answer what its processes wait for (an idle server is then no deadlock).
+    programs outside of the run may answer what its processes wait for (an idle server is then no deadlock);
+    collective_kernels: what engines know of kernels in which GPUs meet (collective_kernels.py).
     Raises RunError when shared memory or the time-keeper cannot be had, devices.UnknownDevice for an unknown GPU.
     """
 
@@ -125,6 +127,7 @@ class Run:
         *,
         no_progress_s: int = 10,
         outside: bool = False,
+        collective_kernels: Iterable[Path] = (),
     ) -> None:
         self._core = core()
         self.gpu, self.gpus = gpu, gpus
@@ -141,6 +144,8 @@ class Run:
             facts = devices.facts_of(devices.load(gpu), gpus)
         self.directory = _make_directory()
         try:
+            if facts is not None:
+                publish_collective_kernels(self.directory, collective_kernels)
             self._create(facts, no_progress_s, outside)
         except BaseException:
             self.close()

@@ -1,7 +1,7 @@
 /* Kernel launches; see launch.h.
  *
- * Arguments are not read: kernels do not run. An integration that gives a kernel a functional effect does so above
- * CUDA. */
+ * Arguments are not read, but those of kernels that meet their peers: kernels do not run. An integration that gives a
+ * kernel a functional effect does so above CUDA. */
 #include "bridge/launch.h"
 
 #include <pthread.h>
@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "bridge/attributes.h"
+#include "bridge/collective.h"
 #include "bridge/graph.h"
 #include "core/export.h"
 #include "core/ledger.h"
@@ -54,7 +55,7 @@ HL_EXPORT bool hl_bridge_launch_shape_valid(const hl_bridge_launch_shape *shape)
 }
 
 HL_EXPORT CUresult hl_bridge_launch_kernel(hl_bridge_kernel *kernel, const hl_bridge_launch_shape *shape,
-                                           hl_bridge_stream *stream)
+                                           void *const *arguments, hl_bridge_stream *stream)
 {
     hl_launch launch = {.kind = HL_LAUNCH_KERNEL, .device = stream->device};
     unsigned threads = shape->block[0] * shape->block[1] * shape->block[2];
@@ -81,6 +82,8 @@ HL_EXPORT CUresult hl_bridge_launch_kernel(hl_bridge_kernel *kernel, const hl_br
     if (!load(kernel, stream->device))
         return CUDA_ERROR_OUT_OF_MEMORY;
     launch.name = keep_name(kernel);
+    if (hl_bridge_collective_launch(kernel, arguments, stream))
+        return CUDA_SUCCESS;
     for (int i = 0; i < 3; i++) {
         launch.arg[i] = shape->grid[i];
         launch.arg[3 + i] = shape->block[i];

@@ -16,8 +16,9 @@ typedef struct hl_bridge_launch_shape {
 
 /* Grid and block are within what any device takes; the runtime calls it cudaErrorInvalidConfiguration when not. */
 bool hl_bridge_launch_shape_valid(const hl_bridge_launch_shape *shape);
-/* CUDA_ERROR_INVALID_VALUE: a size is out of range. CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES: beyond the launch bounds. */
-CUresult hl_bridge_launch_kernel(hl_bridge_kernel *kernel, const hl_bridge_launch_shape *shape,
+/* arguments: a pointer to each; NULL where the caller has none (packed in one buffer).
+ * CUDA_ERROR_INVALID_VALUE: a size is out of range. CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES: beyond the launch bounds. */
+CUresult hl_bridge_launch_kernel(hl_bridge_kernel *kernel, const hl_bridge_launch_shape *shape, void *const *arguments,
                                  hl_bridge_stream *stream);
 
 /* Blocks of this size that fit on one multiprocessor together, by threads, blocks, registers and shared memory. */

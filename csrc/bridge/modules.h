@@ -27,6 +27,7 @@ typedef struct hl_bridge_kernel {
     int dynamic_shared_max_bytes; /* 0: not set, the default limit holds */
     int carveout;                 /* preferred, -1: default */
     int cluster_non_portable;
+    const void *collective; /* what collective.c has found out about it */
 } hl_bridge_kernel;
 
 /* --- host stubs (__cudaRegister*) --- */

@@ -44,13 +44,14 @@ ENVIRONMENT = {
 @dataclass(frozen=True, slots=True)
 class ServeCommand:
     """argv: the command; environment: what is set over the caller's; detail: kernel or step, and engine: its name; both
-    empty for a command that is no engine's.
+    empty for a command that is no engine's; tensor_parallel_size: as its flags ask for.
     """
 
     argv: list[str]
     environment: dict[str, str] = field(default_factory=dict)
     detail: str = ""
     engine: str = ""
+    tensor_parallel_size: int = 1
 
 
 def serve_args(
@@ -93,7 +94,10 @@ def adapt_command(argv: Sequence[str], detail: str) -> ServeCommand:
     if not _has(flags, "--load-format"):
         added += ["--load-format", "dummy"]
     added += ["--middleware", MIDDLEWARE]
-    return ServeCommand([*given, *added], dict(ENVIRONMENT), detail, ENGINE)
+    size = _value_of(flags, "--tensor-parallel-size", "-tp")
+    return ServeCommand(
+        [*given, *added], dict(ENVIRONMENT), detail, ENGINE, int(size) if size.isdecimal() and int(size) else 1
+    )
 
 
 def _serve_flags(argv: Sequence[str]) -> Sequence[str] | None:
@@ -137,3 +141,13 @@ def _has(flags: Sequence[str], *names: str) -> bool:
     """VLLM takes --load-format, --load_format and --load-format=dummy alike."""
     wanted = {name.replace("_", "-") for name in names}
     return any(flag.partition("=")[0].replace("_", "-") in wanted for flag in flags)
+
+
+def _value_of(flags: Sequence[str], *names: str) -> str:
+    """What the last of these flags was given; empty where there is none."""
+    found = ""
+    for index, flag in enumerate(flags):
+        name, given, value = flag.partition("=")
+        if name.replace("_", "-") in names:
+            found = value if given else "".join(flags[index + 1 : index + 2])
+    return found

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from hyperlapse.cli.engine_environment import EngineEnvironment, EngineNotFoundError, find_engine
-from hyperlapse.shim import _core, devices, environment, pricing
+from hyperlapse.shim import _core, collective_kernels, devices, environment, pricing
 
 ROOT = Path(__file__).resolve().parents[2]
 GEMM_NS, OTHER_NS = 40_000, 2_000
@@ -117,7 +117,7 @@ class _Predictor:
 @pytest.fixture(scope="session")
 def run_program(libraries: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Outcome]:
     """Runs Python code on virtual GPUs, H100s unless told otherwise; `python` is the interpreter, `ok`: it must succeed,
-    `adapt` changes its environment.
+    `adapt` changes its environment, `collectives`: YAML of kernels in which GPUs meet.
     """
 
     def run(
@@ -127,12 +127,16 @@ def run_program(libraries: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
         gpu: str = "h100-sxm-80gb",
         python: Path = Path(sys.executable),
         extra: Mapping[str, str] | None = None,
+        collectives: str | None = None,
         adapt: Callable[[dict[str, str]], dict[str, str]] = lambda variables: variables,
         ok: bool = True,
     ) -> Outcome:
         folder = tmp_path_factory.mktemp("run")
         facts = devices.facts_of(devices.load(gpu), gpus)
         assert _core.core().lib.hl_device_segment_create(os.fsencode(folder), facts, gpus) == 0
+        rules = folder / "rules.yaml"
+        rules.write_text(textwrap.dedent(collectives or "version: 1\nkernels: []"))
+        collective_kernels.publish(folder, [rules])
         predictor, stop = _Predictor(), threading.Event()
         service = threading.Thread(target=pricing.serve, args=(folder, predictor, stop))
         service.start()

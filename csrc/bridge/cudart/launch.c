@@ -43,7 +43,7 @@ static CUresult kernel_of(const void *function, hl_bridge_kernel **kernel)
 }
 
 static cudaError_t launch(const void *function, dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t handle,
-                          bool cooperative)
+                          bool cooperative, void *const *arguments)
 {
     hl_bridge_launch_shape shape = {.grid = {grid.x, grid.y, grid.z},
                                     .block = {block.x, block.y, block.z},
@@ -57,41 +57,38 @@ static cudaError_t launch(const void *function, dim3 grid, dim3 block, size_t sh
         result = kernel_of(function, &kernel);
     if (!result && !hl_bridge_launch_shape_valid(&shape))
         result = (CUresult)cudaErrorInvalidConfiguration;
-    return hl_bridge_runtime_done(result ? result : hl_bridge_launch_kernel(kernel, &shape, stream));
+    return hl_bridge_runtime_done(result ? result : hl_bridge_launch_kernel(kernel, &shape, arguments, stream));
 }
 
 HL_API cudaError_t cudaLaunchKernel(const void *function, dim3 grid, dim3 block, void **arguments, size_t shared_bytes,
                                     cudaStream_t stream)
 {
-    (void)arguments;
-    return launch(function, grid, block, shared_bytes, stream, false);
+    return launch(function, grid, block, shared_bytes, stream, false, arguments);
 }
 
 cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block, void **arguments, size_t shared_bytes,
                                cudaStream_t stream)
 {
-    (void)arguments;
-    return launch(kernel, grid, block, shared_bytes, stream, false);
+    return launch(kernel, grid, block, shared_bytes, stream, false, arguments);
 }
 
 HL_API cudaError_t cudaLaunchCooperativeKernel(const void *function, dim3 grid, dim3 block, void **arguments,
                                                size_t shared_bytes, cudaStream_t stream)
 {
-    (void)arguments;
-    return launch(function, grid, block, shared_bytes, stream, true);
+    return launch(function, grid, block, shared_bytes, stream, true, arguments);
 }
 
 HL_API cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t *config, const void *function, void **arguments)
 {
     bool cooperative = false;
 
-    (void)arguments;
     if (!config || (config->numAttrs && !config->attrs))
         return hl_bridge_runtime_done(CUDA_ERROR_INVALID_VALUE);
     for (unsigned i = 0; i < config->numAttrs; i++) /* clusters, priorities, overlap: inside the measured durations */
         if (config->attrs[i].id == cudaLaunchAttributeCooperative)
             cooperative = config->attrs[i].val.cooperative != 0;
-    return launch(function, config->gridDim, config->blockDim, config->dynamicSmemBytes, config->stream, cooperative);
+    return launch(function, config->gridDim, config->blockDim, config->dynamicSmemBytes, config->stream, cooperative,
+                  arguments);
 }
 
 cudaError_t __cudaGetKernel(cudaKernel_t *handle, const void *host)

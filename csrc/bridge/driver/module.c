@@ -244,7 +244,7 @@ HL_API CUresult cuFuncSetCacheConfig(CUfunction function, CUfunc_cache config)
 
 /* --- launches --- */
 
-static CUresult launch(CUfunction function, const hl_bridge_launch_shape *shape, CUstream handle)
+static CUresult launch(CUfunction function, const hl_bridge_launch_shape *shape, void *const *arguments, CUstream handle)
 {
     hl_bridge_stream *stream;
     hl_bridge_kernel *kernel;
@@ -252,7 +252,7 @@ static CUresult launch(CUfunction function, const hl_bridge_launch_shape *shape,
 
     if (!result)
         result = kernel_of(function, &kernel);
-    return result ? result : hl_bridge_launch_kernel(kernel, shape, stream);
+    return result ? result : hl_bridge_launch_kernel(kernel, shape, arguments, stream);
 }
 
 HL_API CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
@@ -261,8 +261,8 @@ HL_API CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned gr
 {
     hl_bridge_launch_shape shape = {{grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared_bytes, false};
 
-    (void)parameters, (void)extra;
-    return launch(function, &shape, stream);
+    (void)extra;
+    return launch(function, &shape, parameters, stream);
 }
 
 HL_API CUresult cuLaunchCooperativeKernel(CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z,
@@ -271,13 +271,12 @@ HL_API CUresult cuLaunchCooperativeKernel(CUfunction function, unsigned grid_x, 
 {
     hl_bridge_launch_shape shape = {{grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared_bytes, true};
 
-    (void)parameters;
-    return launch(function, &shape, stream);
+    return launch(function, &shape, parameters, stream);
 }
 
 HL_API CUresult cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction function, void **parameters, void **extra)
 {
-    (void)parameters, (void)extra;
+    (void)extra;
     if (!config || (config->numAttrs && !config->attrs))
         return CUDA_ERROR_INVALID_VALUE;
     hl_bridge_launch_shape shape = {{config->gridDimX, config->gridDimY, config->gridDimZ},
@@ -287,7 +286,7 @@ HL_API CUresult cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction functi
     for (unsigned i = 0; i < config->numAttrs; i++)
         if (config->attrs[i].id == CU_LAUNCH_ATTRIBUTE_COOPERATIVE)
             shape.cooperative = config->attrs[i].value.cooperative != 0;
-    return launch(function, &shape, config->hStream);
+    return launch(function, &shape, parameters, config->hStream);
 }
 
 /* --- occupancy --- */
