@@ -59,10 +59,15 @@ $(LAUNCHER)/.dev: requirements/dev.txt $(LAUNCHER)/.requirements
 	$(LAUNCHER)/bin/uv pip install --quiet --python $(LAUNCHER)/bin/python -r requirements/dev.txt
 	touch $@
 
+# Where PYTHONDONTWRITEBYTECODE is set, each process would compile them anew: 20 s of CPU time instead of 8.
+SERVER_IMPORTS := vllm.v1.engine.core, vllm.v1.worker.gpu_worker, vllm.entrypoints.openai.api_server
+
 define engine_environment
 $(1)/.requirements-$(2): requirements/vllm-$(2).txt | $(LAUNCHER)/.uv
 	$(LAUNCHER)/bin/uv venv --quiet --python $(LAUNCHER)/bin/python --clear $(1)
 	$(LAUNCHER)/bin/uv pip install --python $(1)/bin/python -r requirements/vllm-$(2).txt
+	@echo "Compiling the Python modules that every start of vLLM $(2) imports"
+	env -u PYTHONDONTWRITEBYTECODE $(1)/bin/python -W ignore -c "import $(SERVER_IMPORTS)" >/dev/null
 	touch $$@
 
 $(1)/.installed: $(1)/.requirements-$(2) build/wheel/.built

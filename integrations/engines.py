@@ -46,7 +46,8 @@ class PlainCommand:
 @dataclass(frozen=True, slots=True)
 class Engine:
     """name: of its package, its distribution and its program; title: as people write it; module: for `python -m`, where
-    the program is missing; beside: further packages whose versions matter to a result.
+    the program is missing; imports: what every start of its server imports; beside: further packages whose versions matter to
+    a result.
 
     adapt_command: integrations.adapt_command for this engine. serve_args: its server's command, from the model's folder
     and the detail, with the keywords executable, served_model_name, host, port, tensor_parallel_size and extra; raises
@@ -57,6 +58,7 @@ class Engine:
     name: str
     title: str
     module: str
+    imports: tuple[str, ...]
     beside: tuple[str, ...]
     tested_versions: tuple[str, ...]
     adapt_command: Callable[..., Command]

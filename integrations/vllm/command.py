@@ -36,6 +36,9 @@ ENVIRONMENT = {
     "VLLM_HAS_FLASHINFER_CUBIN": "1",
     # one tokenizer thread: each thread costs microseconds at every jump of the clock
     "TOKENIZERS_PARALLELISM": "false",
+    # a library of quantised kernels (0.32) starts two more Pythons in every process that imports it, which compile ahead what
+    # never runs
+    "HUMMING_DISABLE_PARALLEL_BUILD": "1",
     # stock default of `vllm serve`, said here so that a user's environment cannot make the engine fork after CUDA
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
 }

@@ -32,6 +32,7 @@ ENGINE = Engine(
     name=NAME,
     title="vLLM",
     module="vllm.entrypoints.cli.main",
+    imports=("vllm.v1.engine.core", "vllm.v1.worker.gpu_worker", "vllm.entrypoints.openai.api_server"),
     beside=("torch", "hyperlapse", "aiohttp", "transformers"),
     tested_versions=TESTED_VERSIONS,
     adapt_command=adapt_command,

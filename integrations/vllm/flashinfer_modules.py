@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hyperlapse.integrations.vllm.flashinfer_attention import replace_trtllm_gen
+from hyperlapse.integrations.vllm.flashinfer_comm import decline_all_reduce
 from hyperlapse.integrations.vllm.flashinfer_launch import device_limits, launch
 
 _BLOCK_THREADS = 1024  # DISPATCH_COMPUTE_CAP_NUM_THREADS in flashinfer/sampling.cuh, compute capability 8 and later
@@ -50,6 +51,7 @@ def install() -> None:
     jit.JitSpec.build_and_load = build_and_load
     cubin_loader.download_file = download
     jit.JitSpec._hyperlapse = True
+    decline_all_reduce()
     replace_trtllm_gen()
 
 

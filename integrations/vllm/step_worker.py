@@ -31,7 +31,7 @@ from hyperlapse.integrations.vllm.versions import (
     model_runner_output,
     user_chose_block_size,
 )
-from hyperlapse.integrations.vllm.virtual import CoreTimeline, StepTimeline
+from hyperlapse.integrations.vllm.virtual import CoreTimeline, Peers, StepTimeline
 from hyperlapse.integrations.vllm.worker_common import (
     cascade_watch,
     device_facts,
@@ -82,7 +82,7 @@ class StepWorker(WorkerBase):  # type: ignore[misc]  # vLLM is not installed whe
         self._sequences, self._sampler = Sequences(), sampler_of(self.vllm_config)
         key = model_key(self.vllm_config)
         log = StepLog.of_run(self._virtual_device, detail="step", model_key=key)
-        self._timeline: StepTimeline = CoreTimeline(self._virtual_device, key, log)
+        self._timeline: StepTimeline = CoreTimeline(self._virtual_device, key, log, Peers.of(self.vllm_config))
         self._async = bool(self.scheduler_config.async_scheduling)
 
     def _tell_profile(self, profile: EngineProfile, cached: bool) -> None:
@@ -151,7 +151,7 @@ class StepWorker(WorkerBase):  # type: ignore[misc]  # vLLM is not installed whe
         if self._charge_step is not None:
             self._charge_step()
         text = step.text(graph, tokens, sequences.prompt_logit_rows(step))
-        self._pending = step, self._timeline.launch(text, tokens)
+        self._pending = step, self._timeline.launch(text, tokens, awaited=self.is_driver_worker)
         return None
 
     def sample_tokens(self, grammar_output: Any) -> Any:
@@ -159,6 +159,8 @@ class StepWorker(WorkerBase):  # type: ignore[misc]  # vLLM is not installed whe
             return None  # as the stock runner: the engine then raises what execute_model failed with
         step, event = self._pending
         self._pending = None
+        if not self.is_driver_worker:
+            return None  # the engine takes the first rank's result; vLLM's other ranks return theirs to nobody
         output = model_runner_output(step.request_ids)
         fill(output, self._sampler.sample(step, self._sequences, grammar_output))
         result = StepOutput(output, self._timeline, event)

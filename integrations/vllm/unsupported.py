@@ -132,7 +132,6 @@ def _reasons_of_step(config: Any) -> Iterator[str]:
     for asked, what in (
         (model.quantization is not None, "a quantised model"),
         (bool(model.hf_overrides), "--hf-overrides (the predictor reads the model's config.json)"),
-        (parallel.tensor_parallel_size > 1, "tensor parallelism"),
         (parallel.data_parallel_size > 1, "data parallelism"),
         (parallel.pipeline_parallel_size > 1, "pipeline parallelism"),
     ):

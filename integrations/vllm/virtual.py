@@ -6,6 +6,8 @@ It must never wait except in `wait`: a launch returns at once, priced or not.
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from hyperlapse.shim.step_log import StepLog
@@ -13,11 +15,28 @@ from hyperlapse.shim.step_log import StepLog
 _LAUNCH_STEP = 6  # HL_LAUNCH_STEP in csrc/core/price.h
 
 
+@dataclass(frozen=True, slots=True)
+class Peers:
+    """Workers that make each step together. group: their number in the run, the same for each of them; ranks: how many."""
+
+    group: int
+    ranks: int
+
+    @classmethod
+    def of(cls, vllm_config: Any) -> Peers | None:
+        """Those of a tensor-parallel group; None where a step has one GPU."""
+        parallel = vllm_config.parallel_config
+        if parallel.tensor_parallel_size == 1:
+            return None
+        name = f"{vllm_config.instance_id}|{parallel.data_parallel_rank}"
+        return cls(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little"), parallel.tensor_parallel_size)
+
+
 class StepTimeline(Protocol):
     """Where a step worker puts its steps."""
 
-    def launch(self, text: bytes, tokens: int) -> int:
-        """Puts one step on the stream; the event that is recorded behind it."""
+    def launch(self, text: bytes, tokens: int, *, awaited: bool = True) -> int:
+        """Puts one step on the stream; the event that is recorded behind it, 0 where nobody awaits it."""
 
     def wait(self, event: int) -> None:
         """Returns at the virtual instant of the event, which is then no longer valid."""
@@ -25,10 +44,12 @@ class StepTimeline(Protocol):
 
 class CoreTimeline:
     """A stream of the core library's timeline. device: the virtual device's ordinal in the run; model_key: the name
-    under which the predictor finds the model; log: where each step is written when it has ended, if anywhere.
+    under which the predictor finds the model; log: where each step is written when it has ended, if anywhere; peers: the
+    workers that make each step together, None for one alone: a step then begins when the last of them has launched it, and
+    ends for all.
     """
 
-    def __init__(self, device: int, model_key: str, log: StepLog | None = None) -> None:
+    def __init__(self, device: int, model_key: str, log: StepLog | None = None, peers: Peers | None = None) -> None:
         from hyperlapse.shim._core import core
 
         binding = core()
@@ -46,13 +67,20 @@ class CoreTimeline:
         self._log = log
         self._logged: dict[int, tuple[int, bytes]] = {}  # by event: when the step was launched, and its batch
         self._instant: Any = self._ffi.new("int64_t *")
+        self._peers, self._steps = peers, 0
 
-    def launch(self, text: bytes, tokens: int) -> int:
+    def launch(self, text: bytes, tokens: int, *, awaited: bool = True) -> int:
         lib = self._lib
         if lib.hl_annotate(text, len(text), tokens) != 0:
             raise RuntimeError(f"the batch composition does not fit the annotation: {len(text)} bytes for one step")
-        lib.hl_timeline_launch(self._stream, self._step)
+        if self._peers is None:
+            lib.hl_timeline_launch(self._stream, self._step)
+        else:
+            lib.hl_timeline_rendezvous(self._stream, self._peers.group, self._steps, self._peers.ranks, self._step)
+        self._steps += 1
         lib.hl_annotate(self._ffi.NULL, 0, 0)
+        if not awaited:
+            return 0
         event: int = self._free.pop() if self._free else lib.hl_timeline_event_create()
         if not event:
             raise RuntimeError("no event left in the shared segment")

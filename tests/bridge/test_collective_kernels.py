@@ -89,7 +89,10 @@ ok(cu.cuLaunchKernel(framed, 1, 1, 1, 32, 1, 1, 0, stream, None, None)); ok(rt.c
     assert {(one.kind, one.name) for one in outcome.launches} == {("kernel", "framed"), ("kernel", "bounded")}
 
 
-GOOD = "{name: a, operation: b, peers: {argument: 1, in: value}, ranks: {argument: 2, type: int32}, size: {argument: 3, type: int32, unit_bytes: 2}}"
+GOOD = (
+    "{name: a, operation: b, peers: {argument: 1, in: value}, ranks: {argument: 2, type: int32}, "
+    "size: {argument: 3, type: int32, unit_bytes: 2}}"
+)
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,8 @@ def test_physical_memory_travels_as_a_descriptor(run_program: Program) -> None:
         PRELUDE
         + """
 class Location(ctypes.Structure): _fields_ = [("type", c_int), ("id", c_int)]
-class Prop(ctypes.Structure): _fields_ = [("type", c_int), ("handles", c_int), ("location", Location), ("security", c_void_p), ("flags", c_uint64)]
+class Prop(ctypes.Structure):
+    _fields_ = [("type", c_int), ("handles", c_int), ("location", Location), ("security", c_void_p), ("flags", c_uint64)]
 ok(cu.cuInit(0)); ok(rt.cudaFree(None)); size = c_size_t(4 << 20)
 prop = Prop(1, 1, Location(1, rank), None, 0); memory = c_uint64()
 def mapped(memory):
@@ -143,7 +144,8 @@ else:
     device = c_int(); ok(cu.cuPointerGetAttribute(byref(device), 9, c_uint64(at.value)))
     say("sees", get(at, 3), "device", device.value, "uncharged", before == free_bytes())
     put(at, b"hello"); send(b"x"); take(1); say("outlives its owner", get(at, 5))
-    other = os.open("/dev/null", os.O_RDONLY); say("no memory", cu.cuMemImportFromShareableHandle(byref(memory), c_void_p(other), 1))
+    other = c_void_p(os.open("/dev/null", os.O_RDONLY))
+    say("no memory", cu.cuMemImportFromShareableHandle(byref(memory), other, 1))
     say("closed", cu.cuMemImportFromShareableHandle(byref(memory), c_void_p(999), 1)); end()
 """,
         gpus=2,
