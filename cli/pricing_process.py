@@ -61,9 +61,9 @@ class PricingProcess:
         """Starts the service for the run's GPU.
 
         fixed_step: `10ms,40us` (hyperlapse.cli.fixed_step), None for the real predictor; models: config.json files
-        whose kernels may be launched (the models of steps come with the steps), on tensor_parallel_size GPUs together; log:
-        where its messages go, None for standard error; summary: the file that gets, when the service ends, what it priced and how wrong that may be; wait:
-        return only when it answers. Raises PricingError when it does not start.
+        whose kernels may be launched (the models of steps come with the steps), on tensor_parallel_size GPUs together;
+        log: where its messages go, None for standard error; summary: the file that gets, when the service ends, what it
+        priced and how wrong that may be; wait: return only when it answers. Raises PricingError when it does not start.
         """
         command = [sys.executable, "-m", "hyperlapse.cli.pricing_process", "--run-dir", str(run.directory)]
         command += ["--gpu", run.gpu or ""]
