@@ -106,6 +106,9 @@ def make(config_file: Path) -> dict[str, Any]:
         say(f"profiling: the engine refuses what was found: {refused}")
     every = executor.collective_rpc("findings")
     found = every[0]
+    if vllm_config.parallel_config.world_size > 1:
+        # workers in processes of their own hold the devices' memory until they have ended: whoever comes next needs it
+        executor.shutdown()
     cold = any(each.pop("cold") for each in every)
     found["available_bytes"] = min(each["available_bytes"] for each in every)
     return {"cold": cold, "profile": {**found, "refused": refused}}

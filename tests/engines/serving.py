@@ -14,6 +14,7 @@ from hyperlapse.cli.engine_environment import EngineEnvironment
 from hyperlapse.cli.pricing_process import PricingProcess
 from hyperlapse.cli.progress import Silent
 from hyperlapse.cli.serving import HOST, free_port, loopback_environment, start_server
+from hyperlapse.integrations import collective_kernels
 from hyperlapse.integrations.vllm import serve_args
 from hyperlapse.shim.launcher import Mode, Run
 from hyperlapse.shim.models import resolve_model
@@ -64,15 +65,24 @@ def serving(
     *flags: str,
     fixed_step: str | None = KNOWN_STEPS,
     gpu: str = "h100-sxm-80gb",
+    gpus: int = 1,
 ) -> Iterator[Serving]:
-    """A server with Qwen3-14B on a virtual GPU. fixed_step: None to price its kernels and steps."""
+    """A server with Qwen3-14B on virtual GPUs that share its layers. fixed_step: None to price its kernels and steps."""
     model = resolve_model("qwen3-14b")
-    with Run(gpu) as run:
-        PricingProcess.start(run, fixed_step, folder / "pricing.log", models=[model.config_path])
+    with Run(gpu, gpus, collective_kernels=collective_kernels()) as run:
+        PricingProcess.start(
+            run, fixed_step, folder / "pricing.log", models=[model.config_path], tensor_parallel_size=gpus
+        )
         run.set_mode(Mode.REAL)
         port, log = free_port(), folder / "server.log"
         serve = serve_args(
-            model.directory, detail, executable=engine.command, served_model_name="m", port=port, extra=flags
+            model.directory,
+            detail,
+            executable=engine.command,
+            served_model_name="m",
+            port=port,
+            tensor_parallel_size=gpus,
+            extra=flags,
         )
         environment = {**serve.environment, **loopback_environment()}
         server = start_server(run, serve.argv, environment, port=port, log=log, progress=Silent())

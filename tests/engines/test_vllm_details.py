@@ -27,19 +27,21 @@ class Served:
     ids: list[list[list[int]]]
     shares: dict[str, float | None]
     attention: list[str]
+    device_ns: int
 
 
-def served(engine: EngineEnvironment, folder: Path, detail: str, gpu: str, *flags: str) -> Served:
+def served(engine: EngineEnvironment, folder: Path, detail: str, gpu: str, *flags: str, gpus: int = 1) -> Served:
     folder.mkdir()
-    with serving(engine, folder, detail, *flags, fixed_step=None, gpu=gpu) as server:
+    with serving(engine, folder, detail, *flags, fixed_step=None, gpu=gpu, gpus=gpus) as server:
         before = device_time_ns(server.run.directory)
         ids = [server.complete(prompt(8, 600), 12), server.complete(prompt(9, 30), 12, temperature=0)]
         after = device_time_ns(server.run.directory)
         assert "is not supported" not in server.log.read_text(encoding="utf-8", errors="replace")
         worker = server.record("worker")
         assert worker["detail"] == detail
-        shares = coverage_shares({name: after[name] - before[name] for name in after})
-        return Served(server.record("engine")["kv_blocks"], ids, shares, worker["attention"])
+        spent_ns = {name: after[name] - before[name] for name in after}
+        blocks = server.record("engine")["kv_blocks"]
+        return Served(blocks, ids, coverage_shares(spent_ns), worker["attention"], sum(spent_ns.values()))
 
 
 def check_agreement(kernel: Served, step: Served) -> None:
@@ -68,3 +70,13 @@ def test_both_details_agree_where_attention_is_flashinfers(engine: EngineEnviron
     )
     check_agreement(kernel, step)
     assert kernel.attention == step.attention == ["FLASHINFER"]
+
+
+def test_both_details_agree_where_two_gpus_share_each_layer(engine: EngineEnvironment, tmp_path: Path) -> None:
+    """Real ranks, which meet in the engine's own all-reduce, and in NCCL's gathering of the logits."""
+    kernel, step = (
+        served(engine, tmp_path / name, name, "h100-sxm-80gb", "--enforce-eager", gpus=2) for name in ("kernel", "step")
+    )
+    check_agreement(kernel, step)
+    # a step of two GPUs is counted on each of them, as their kernels are; eager launches of this size are not what costs
+    assert step.device_ns == pytest.approx(kernel.device_ns, rel=0.1)
