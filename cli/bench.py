@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hyperlapse.shim.environment import UNSUPPORTED_POLICIES, UNSUPPORTED_VARIABLE
+from hyperlapse.shim.environment import (
+    COMPILE_CACHE_VARIABLE,
+    COMPILE_CACHES,
+    UNSUPPORTED_POLICIES,
+    UNSUPPORTED_VARIABLE,
+)
 
 if TYPE_CHECKING:
     from hyperlapse.cli.benchmark import BenchRun
@@ -80,6 +85,11 @@ LONGEST_LOAD_S = 365 * 86_400
     "--unsupported", type=click.Choice(UNSUPPORTED_POLICIES), default=UNSUPPORTED_POLICIES[0], show_default=True,
     envvar=UNSUPPORTED_VARIABLE, show_envvar=True,
     help="What a CUDA call without a virtual answer does: end the engine, warn once and return an error, or return an error.",
+)  # fmt: skip
+@click.option(
+    "--compile-cache", type=click.Choice(COMPILE_CACHES), default=COMPILE_CACHES[0], show_default=True,
+    envvar=COMPILE_CACHE_VARIABLE, show_envvar=True,
+    help="cold: KV cache as at the engine's very first start, when compiling takes memory; warm: as at any later one.",
 )  # fmt: skip
 @click.option("--step-fixed", metavar="STEP,TOKEN", hidden=True, help="Causality mode: 10ms,40us.")
 @click.option("--host-time-ns", type=click.IntRange(min=0), hidden=True, help="Instead of the calibrated constant.")

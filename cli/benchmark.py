@@ -48,7 +48,7 @@ from hyperlapse.cli.workload import TraceError, TraceRequest, check_lengths, rea
 from hyperlapse.coordinator.host_time import environment_of
 from hyperlapse.integrations import collective_kernels, engines
 from hyperlapse.integrations.environments import EngineReleaseError
-from hyperlapse.shim.environment import UNSUPPORTED_VARIABLE
+from hyperlapse.shim.environment import COMPILE_CACHE_VARIABLE, COMPILE_CACHES, UNSUPPORTED_VARIABLE
 from hyperlapse.shim.step_log import ENVIRONMENT_VARIABLE as STEP_LOG
 
 if TYPE_CHECKING:
@@ -81,7 +81,8 @@ class BenchOptions:
     used; `stock_client` replays it with the stock client all the same, to compare the clients. `fixed_step` puts a
     known rule in the predictor's place (hyperlapse.cli.fixed_step), `host_time_ns` another host time per request in the
     place of the calibrated constant. `record_steps` keeps what a report needs: every engine step. `unsupported` is what a
-    call gets that has no virtual answer (None: as the environment says). `engine_flags` go to the engine's server as they
+    call gets that has no virtual answer (None: as the environment says). `compile_cache`: whether the engine measures its
+    memory as at its very first start (`cold`) or as at any later one. `engine_flags` go to the engine's server as they
     are.
     """
 
@@ -105,6 +106,7 @@ class BenchOptions:
     host_time_ns: int | None = None
     record_steps: bool = False
     unsupported: str | None = None
+    compile_cache: str = COMPILE_CACHES[0]
     engine_flags: tuple[str, ...] = ()
 
 
@@ -268,6 +270,7 @@ class _Bench:
             gpus=options.gpus,
             detail=options.detail,
             clock=options.clock,
+            compile_cache=statistics.compile_cache,
             seed=options.seed,
             metrics=measure(records),
             kv_blocks=statistics.kv_blocks,
@@ -323,6 +326,7 @@ class _Bench:
         # always set: a variable of the caller's must not make another run write into its folder
         steps = {STEP_LOG: str(self.folder) if options.record_steps else ""}
         policy = {} if options.unsupported is None else {UNSUPPORTED_VARIABLE: options.unsupported}
+        policy[COMPILE_CACHE_VARIABLE] = options.compile_cache
         return list(serve.argv), {**serve.environment, **loopback_environment(), **charged, **steps, **policy}
 
     def load_plan(self, base_url: str) -> LoadPlan:

@@ -67,6 +67,7 @@ def _settings(report: Mapping[str, Any]) -> dict[str, Any]:
         "engine flags": " ".join(provenance.get("engine_flags") or []) or "none",
         "detail": result["detail"],
         "clock": result["clock"],
+        "compile cache": result.get("compile_cache"),
         "workload": html.load(report),
         "seed": result["seed"],
         "durations": provenance.get("predictor"),

@@ -24,7 +24,8 @@ class EngineStatistics:
     """Of a whole run. `kv_blocks`, `block_size` (tokens), `preemptions`: None when the engine reported none.
     `prefix_hit_tokens`: prompt tokens that the prefix cache saved; `token_budget`, `max_running`: the scheduler's
     limits of a step (tokens, requests); `profile`: `profiled`, `cached` or None; `attention`: names of the
-    attention backends that the engine chose; `model_runner`: where an engine has several.
+    attention backends that the engine chose; `model_runner`: where an engine has several; `compile_cache`: in which state it
+    was when the engine's memory was measured, `warm` or `cold`; `available_bytes`: for the KV cache of one device.
     """
 
     kv_blocks: int | None
@@ -37,6 +38,8 @@ class EngineStatistics:
     profile: str | None
     attention: tuple[str, ...] = ()
     model_runner: str | None = None
+    compile_cache: str | None = None
+    available_bytes: int | None = None
 
 
 class EngineLog:
@@ -68,7 +71,7 @@ def engine_statistics(run_directory: Path) -> EngineStatistics:
     """The statistics of a run so far. Blocks of several engines (data parallel) add up."""
     blocks: dict[int, int] = {}
     preemptions: dict[tuple[str, int], int] = {}
-    block_size = token_budget = max_running = profile = model_runner = None
+    block_size = token_budget = max_running = profile = model_runner = compile_cache = available = None
     attention: tuple[str, ...] = ()
     steps = hits = 0
     for path in sorted(run_directory.glob(PATTERN)):
@@ -86,6 +89,8 @@ def engine_statistics(run_directory: Path) -> EngineStatistics:
                 preemptions[path.name, engine] = record["preemptions"]
             elif record["kind"] == "worker":
                 profile = record.get("profile", profile)
+                compile_cache = record.get("compile_cache", compile_cache)
+                available = record.get("available_bytes", available)
                 attention = tuple(record.get("attention", attention))
     return EngineStatistics(
         kv_blocks=sum(blocks.values()) if blocks else None,
@@ -98,4 +103,6 @@ def engine_statistics(run_directory: Path) -> EngineStatistics:
         profile=profile,
         attention=attention,
         model_runner=model_runner,
+        compile_cache=compile_cache,
+        available_bytes=available,
     )

@@ -503,7 +503,8 @@ def facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     provenance = result["provenance"]
     versions = provenance.get("engine_versions") or {}
     engine = f"{engine_title(result['engine'])} {result['engine_version']}"
-    blocks = result["kv_blocks"]
+    blocks, cache = result["kv_blocks"], result.get("compile_cache")
+    blocks_text = "not reported" if blocks is None else f"{blocks:,} blocks of {result['kv_block_size']} tokens"
     found = [
         ("Model", result["model"]),
         ("GPU", f"{result['gpus']} × {result['gpu']} (virtual)"),
@@ -514,7 +515,7 @@ def facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Seed", str(result["seed"])),
         ("Durations", provenance.get("predictor") or "–"),
         ("Host-time model", _host_time_model(provenance)),
-        ("KV cache", "not reported" if blocks is None else f"{blocks:,} blocks of {result['kv_block_size']} tokens"),
+        ("KV cache", blocks_text if cache is None else f"{blocks_text}, {cache} compile cache"),
         ("Hyperlapse", _own_version(provenance, environment)),
     ]  # fmt: skip
     if environment:

@@ -23,7 +23,8 @@ COVERAGES = ("measured", "interpolated", "extrapolated", "analytical", "unknown"
 @dataclass(frozen=True, slots=True)
 class BenchResult:
     """A finished run. Durations in seconds; `coverage` holds shares of the device time, which add to 1 (all null when
-    no device time was priced); `failed` requests are in none of the figures.
+    no device time was priced); `compile_cache`: in which state it was when the engine measured its memory, `warm` or `cold`
+    (None: the engine did not say); `failed` requests are in none of the figures.
     """
 
     engine: str
@@ -33,6 +34,7 @@ class BenchResult:
     gpus: int
     detail: str
     clock: str
+    compile_cache: str | None
     seed: int
     metrics: Metrics
     kv_blocks: int | None
@@ -65,6 +67,7 @@ class BenchResult:
             "gpus": self.gpus,
             "detail": self.detail,
             "clock": self.clock,
+            "compile_cache": self.compile_cache,
             "seed": self.seed,
             "requests": metrics.requests,
             "metrics": {
@@ -139,7 +142,8 @@ def print_result(console: Console, result: BenchResult) -> None:
         f"{_number(metrics.requests_per_s)} requests/s, {_number(metrics.output_tokens_per_s)} output tokens/s",
     )
     blocks = "not reported" if result.kv_blocks is None else f"{result.kv_blocks:,} of {result.kv_block_size} tokens"
-    facts.add_row("KV-cache blocks", blocks)
+    cache = "" if result.compile_cache is None else f" ({result.compile_cache} compile cache)"
+    facts.add_row("KV-cache blocks", f"{blocks}{cache}")
     facts.add_row("preemptions", "not reported" if result.preemptions is None else f"{result.preemptions:,}")
     facts.add_row(
         "time", f"{result.virtual_s:,.2f} s virtual in {result.real_s:,.2f} s: {result.speedup:.2f} times real time"

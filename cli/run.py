@@ -14,7 +14,12 @@ from typing import Any
 
 import click
 
-from hyperlapse.shim.environment import UNSUPPORTED_POLICIES, UNSUPPORTED_VARIABLE
+from hyperlapse.shim.environment import (
+    COMPILE_CACHE_VARIABLE,
+    COMPILE_CACHES,
+    UNSUPPORTED_POLICIES,
+    UNSUPPORTED_VARIABLE,
+)
 from hyperlapse.shim.launcher import Mode, Run, RunError, exit_status
 
 NO_PROGRESS_STATUS = 75  # EX_TEMPFAIL: the command was stopped because nobody could go on
@@ -144,6 +149,15 @@ def _activated(engine: str) -> dict[str, str]:
     show_envvar=True,
     help="What a CUDA call without a virtual answer does: end the program, warn once and return an error, or return an error.",
 )
+@click.option(
+    "--compile-cache",
+    type=click.Choice(COMPILE_CACHES),
+    default=COMPILE_CACHES[0],
+    show_default=True,
+    envvar=COMPILE_CACHE_VARIABLE,
+    show_envvar=True,
+    help="For engines: cold: KV cache as at the very first start, when compiling takes memory; warm: as at any later one.",
+)
 @click.argument("command_line", nargs=-1, type=click.UNPROCESSED, metavar="-- COMMAND...")
 def command(
     gpu: str,
@@ -155,6 +169,7 @@ def command(
     engine: str | None,
     no_progress: int,
     unsupported: str,
+    compile_cache: str,
     command_line: tuple[str, ...],
 ) -> None:
     """Start COMMAND on virtual GPUs and the virtual clock; its children follow.
@@ -184,7 +199,7 @@ def command(
         click.echo(f"hyperlapse: {error}", err=True)
         sys.exit(2)
     activated = {} if engine is None else _activated(engine)
-    policy = {UNSUPPORTED_VARIABLE: unsupported}
+    policy = {UNSUPPORTED_VARIABLE: unsupported, COMPILE_CACHE_VARIABLE: compile_cache}
     interrupts = _Interrupts()
     started = False
     try:

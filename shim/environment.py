@@ -17,6 +17,12 @@ UNSUPPORTED_VARIABLE = "HYPERLAPSE_UNSUPPORTED"
 UNSUPPORTED_POLICIES = ("abort", "warn", "error")
 """What a program gets that makes a call without a virtual answer (csrc/bridge/unsupported.c), the default first."""
 
+COMPILE_CACHE_VARIABLE = "HYPERLAPSE_COMPILE_CACHE"
+COMPILE_CACHES = ("warm", "cold")
+"""In which state an engine finds the compilers' caches when it measures its memory, the default first. An engine
+integration makes it so.
+"""
+
 # The clock first: the CUDA libraries' own waits must find it. Each soname is named here, although the first library needs them
 # all: what a program itself is linked with is looked for along its RPATH before the needs of a preloaded library are.
 CLOCK_LIBRARIES = ("libhyperlapse_clock.so",)

@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 
 #include "export.h"
+#include "poison.h"
 #include "report.h"
 #include "segment_private.h"
 #include "shared_memory.h"
@@ -167,6 +168,8 @@ HL_EXPORT int hl_ledger_allocate(uint32_t device, hl_memory_kind kind, size_t si
     if (counted && charge(segment, context_of(segment, device), length) != 0)
         return -ENOMEM;
     *pointer = reserve(length);
+    if (kind == HL_MEMORY_DEVICE || kind == HL_MEMORY_RESERVED)
+        hl_poison(*pointer, length);
     hl_memory block = {kind, device, (uintptr_t)*pointer, size_bytes, counted ? length : 0, 0, 0};
     pthread_mutex_lock(&mutex);
     insert(&block);

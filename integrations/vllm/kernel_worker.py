@@ -18,6 +18,7 @@ from typing import Any
 
 from vllm.v1.worker.gpu_worker import Worker
 
+from hyperlapse.integrations.vllm.compile_cache import COLD, compile_cache
 from hyperlapse.integrations.vllm.composition import Sequences, Step
 from hyperlapse.integrations.vllm.flashinfer_modules import install as install_flashinfer_modules
 from hyperlapse.integrations.vllm.host_time import HostTime, charger
@@ -68,6 +69,7 @@ class KernelWorker(Worker):  # type: ignore[misc]  # vLLM is not installed where
                 "detail": "kernel",
                 "profile": "cached" if cached else "profiled",
                 "profile_key": profile.key,
+                "compile_cache": compile_cache(),
                 "available_bytes": profile.available_bytes,
                 "attention": profile.attention,
             }
@@ -80,6 +82,14 @@ class KernelWorker(Worker):  # type: ignore[misc]  # vLLM is not installed where
         # the profile holds the least of all ranks, which is what the engine takes
         if profile is None or found == profile.available_bytes or (self.rank and found > profile.available_bytes):
             return found
+        if compile_cache() == COLD:
+            # this start finds at least some of what an earlier one compiled; with all caches empty the real compiler's
+            # allocations were measured when the profile was made
+            say(
+                "the KV cache is sized as at a first start, with a cold compile cache, as the profile found it "
+                f"({profile.available_bytes} bytes; {found} with the caches as they are)"
+            )
+            return profile.available_bytes
         if compiled_something():
             # the compile cache has been emptied since the profile was made; compiling takes memory while it is measured
             say(

@@ -3,7 +3,8 @@
 Why: the step worker has no model, yet the engine must compute its block count from what the real worker would have
 measured. So the real worker is run once per configuration, in a process of its own (profiling.py). What it found is kept
 as JSON in the user's cache directory, and the engine computes its block count from it as always. The kernel worker makes
-sure of a profile before it starts, too: both details then see a warm compile cache, and the same number of blocks.
+sure of a profile before it starts, too: both details then see the compile cache in the same state (compile_cache.py), and
+the same number of blocks.
 
 This must never guess: no profile, no server. The key holds everything that decides the result; the resolved
 configuration is used and not the flags, so that every way to give the same configuration finds the same file.
@@ -15,6 +16,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -25,11 +27,12 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from hyperlapse.integrations.vllm.compile_cache import COLD, cold_environment, compile_cache
 from hyperlapse.integrations.vllm.dispatch import GraphTable
 from hyperlapse.integrations.vllm.versions import user_chose_block_size
 from hyperlapse.shim.models import cache_directory
 
-PROFILE_SEMANTICS = 3
+PROFILE_SEMANTICS = 4
 """Raise it whenever a profile holds something else or would be made differently: older ones are then not found."""
 
 PROFILING_WORKER = "hyperlapse.integrations.vllm.profiling.ProfilingWorker"
@@ -96,6 +99,7 @@ def facts_of(vllm_config: Any, device_facts: bytes) -> dict[str, Any]:
     return {
         "semantics": PROFILE_SEMANTICS,
         "memory": memory_digest(),
+        "compile_cache": compile_cache(),
         "vllm": vllm.__version__,
         "torch": torch_version,
         "model": _digest(model.hf_config.to_json_string()),
@@ -182,8 +186,11 @@ def _profiled(vllm_config: Any) -> dict[str, Any]:
         with _worker_class(vllm_config, PROFILING_WORKER):
             config_file.write_bytes(pickle.dumps(vllm_config))
         command = [sys.executable, "-m", "hyperlapse.integrations.vllm.profiling"]
+        caches = cold_environment(Path(directory)) if compile_cache() == COLD else {}
         status = subprocess.run(
-            [*command, "--config", str(config_file), "--result", str(result_file)], check=False
+            [*command, "--config", str(config_file), "--result", str(result_file)],
+            check=False,
+            env={**os.environ, **caches},
         ).returncode
         if not result_file.is_file():
             raise ProfileError(f"profiling the model ended with status {status}; its messages are above")

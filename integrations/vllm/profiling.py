@@ -3,12 +3,15 @@
 Why: what the engine asks its worker at start-up, and in which order, differs between versions; so the engine core itself
 asks, and the worker writes down what it answered. Warming up and capturing graphs are left out: they come after.
 
-With a cold compile cache compilation happens inside the measured region and takes memory (about 0.6 GiB for Qwen3-14B),
-so a cold result is thrown away and made again. Each is made in a fork of this process, which has imported everything and
-never touched the device: the second one then costs no imports, and sees what a freshly started server sees. Measuring
-twice in one process was rejected: what the first one leaves allocated (cuBLAS workspaces) is then counted elsewhere.
+With a cold compile cache compilation happens inside the measured region and takes memory (0.54 GiB for Qwen3-14B on an
+H100: inductor times candidates of fused kernels on tensors of the largest batch). What is wanted is said in the
+environment (compile_cache.py): for `warm` a cold result is thrown away and made again, for `cold` all caches of the
+compilers are empty folders of this process's own, and the real compiler fills them. Each result is made in a fork of
+this process, which has imported everything and never touched the device: the second one then costs no imports, and sees
+what a freshly started server sees. Measuring twice in one process was rejected: what the first one leaves allocated
+(cuBLAS workspaces) is then counted elsewhere.
 
-This must never keep a number of a run that compiled, and never answer for the engine what it did not ask.
+This must never keep a number of the other state of the cache, and never answer for the engine what it did not ask.
 
     python -m hyperlapse.integrations.vllm.profiling --config FILE --result FILE    (run by the workers)
 """
@@ -28,6 +31,7 @@ from typing import Any
 import torch
 from vllm.v1.worker.gpu_worker import Worker
 
+from hyperlapse.integrations.vllm.compile_cache import COLD, compile_cache
 from hyperlapse.integrations.vllm.kernel_worker import KernelWorker
 from hyperlapse.integrations.vllm.profile import encode_spec, say
 from hyperlapse.integrations.vllm.versions import compilation_times, compiled_something, prefills_are_uniform
@@ -167,7 +171,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     _import_ahead()
     result = make_in_fork(options.config, options.result)
-    if result.get("cold"):
+    if compile_cache() == COLD:
+        if "error" not in result and not result["cold"]:
+            say("profiling: nothing was compiled, so a cold compile cache makes no difference")
+    elif result.get("cold"):
         say("profiling: again, with the compile cache that is warm now")
         result = make_in_fork(options.config, options.result)
         if result.get("cold"):

@@ -20,6 +20,7 @@ from typing import Any
 from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT, AsyncModelRunnerOutput
 from vllm.v1.worker.worker_base import WorkerBase
 
+from hyperlapse.integrations.vllm.compile_cache import compile_cache
 from hyperlapse.integrations.vllm.composition import Sequences, Step
 from hyperlapse.integrations.vllm.host_time import HostTime, charger
 from hyperlapse.integrations.vllm.outputs import fill
@@ -92,6 +93,7 @@ class StepWorker(WorkerBase):  # type: ignore[misc]  # vLLM is not installed whe
                 "detail": "step",
                 "profile": "cached" if cached else "profiled",
                 "profile_key": profile.key,
+                "compile_cache": compile_cache(),
                 "available_bytes": profile.available_bytes,
                 "attention": profile.attention,
                 "weights_bytes": profile.weights_bytes,

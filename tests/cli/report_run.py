@@ -90,7 +90,8 @@ def make_run(
         zip(("measured", "interpolated", "extrapolated", "analytical", "unknown"), coverage_ns, strict=True)
     )
     result = BenchResult(
-        engine="vllm", engine_version="0.23.0", model="qwen3-14b", gpu=GPU, gpus=1, detail="step", clock="frozen", seed=seed,
+        engine="vllm", engine_version="0.23.0", model="qwen3-14b", gpu=GPU, gpus=1, detail="step", clock="frozen",
+        compile_cache="warm", seed=seed,
         metrics=measure(records), kv_blocks=12_345, kv_block_size=16, preemptions=0, real_s=2.0, startup_s=9.0,
         coverage=coverage_shares(coverage), requests_file=str(folder / "requests.jsonl"),
         provenance={

@@ -64,7 +64,7 @@ def test_statistics_of_an_engine_and_what_is_finished(tmp_path: Path) -> None:
     assert log.newly_finished() == 0
     limits = {"max_num_batched_tokens": 8192, "max_num_seqs": 256}
     first = tmp_path / "engine-11.jsonl"
-    append(first, line(kind="worker", profile="cached", available_bytes=1, attention=["A", "B"]))
+    append(first, line(kind="worker", profile="cached", compile_cache="cold", available_bytes=1, attention=["A", "B"]))
     append(first, line(kind="engine", engine_index=0, kv_blocks=12_345, block_size=16, **limits))
     append(first, line(kind="step", engine_index=0, preemptions=0, finished=2, prefix_hits=16))
     assert log.newly_finished() == 2
@@ -76,7 +76,7 @@ def test_statistics_of_an_engine_and_what_is_finished(tmp_path: Path) -> None:
     found = engine_statistics(tmp_path)
     assert (found.kv_blocks, found.block_size, found.preemptions) == (12_345, 16, 3)
     assert (found.steps, found.prefix_hit_tokens, found.profile) == (2, 16, "cached")
-    assert found.attention == ("A", "B")
+    assert (found.attention, found.compile_cache) == (("A", "B"), "cold")
     assert (found.token_budget, found.max_running) == (8192, 256)
 
 

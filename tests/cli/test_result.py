@@ -14,7 +14,8 @@ from hyperlapse.cli.result import BenchResult, coverage_shares, coverage_text, f
 
 MS = 1_000_000
 KEYS = {
-    "engine", "engine_version", "model", "gpu", "gpus", "detail", "clock", "seed", "requests", "metrics", "throughput",
+    "engine", "engine_version", "model", "gpu", "gpus", "detail", "clock", "compile_cache", "seed", "requests", "metrics",
+    "throughput",
     "kv_blocks", "kv_block_size", "preemptions", "virtual_s", "real_s", "startup_s", "speedup", "coverage",
     "requests_file", "provenance",
 }  # fmt: skip
@@ -30,6 +31,7 @@ def result() -> BenchResult:
         gpus=1,
         detail="step",
         clock="frozen",
+        compile_cache="cold",
         seed=0,
         metrics=measure([RequestRecord(0, 0, 0, (50 * MS, 62 * MS), 1024, 2)]),
         kv_blocks=12_345,
@@ -72,9 +74,10 @@ def test_the_tables_show_every_figure(result: BenchResult) -> None:
 
     out = io.StringIO()
     print_result(Console(file=out, width=120), result)
-    for text in ("TTFT", "TPOT", "ITL", "E2E", "p99", "50.00", "62.00", "12,345 of 16 tokens", "75.0 % measured"):
+    for text in ("TTFT", "TPOT", "ITL", "E2E", "p99", "50.00", "62.00", "75.0 % measured"):
         assert text in out.getvalue()
     assert "2.00 times real time" in out.getvalue()
+    assert "12,345 of 16 tokens (cold compile cache)" in out.getvalue()
     print_result(Console(file=out, width=120), replace(result, kv_blocks=None, preemptions=None))
     assert "not reported" in out.getvalue()
 

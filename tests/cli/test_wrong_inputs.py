@@ -88,6 +88,8 @@ TABLE = [
     ("run", USAGE, "Start COMMAND on virtual GPUs"),
     ("run --unsupported ignore -- true", USAGE, "is not one of 'abort', 'warn', 'error'"),
     ("bench --unsupported ignore", USAGE, "is not one of 'abort', 'warn', 'error'"),
+    ("run --compile-cache tepid -- true", USAGE, "is not one of 'warm', 'cold'"),
+    ("bench --compile-cache tepid", USAGE, "is not one of 'warm', 'cold'"),
     ("run -- vllm serve m --enable-lora", USAGE, "--enable-lora: LoRA adapters are not priced"),
     ("run -- ''", USAGE, "no command given; write it after --"),
     ("run --freeze soon -- true", USAGE, "expected start, ready=URL or manual"),

@@ -289,3 +289,34 @@ def test_a_forked_child_begins_with_nothing_of_the_driver(core: Any) -> None:
         core.lib.hl_ledger_driver_take(0, KERNEL, 1)
         os._exit((before - info(core)[0]) // MIB)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 92
+
+
+def test_poisoned_memory_holds_the_byte_and_stays_lazy(core: Any, program: Callable[[str], Any]) -> None:
+    """Fresh device memory of 20 GiB shows the byte everywhere, takes no memory, and can be written."""
+    child = program("""
+        os.environ["HYPERLAPSE_POISON"] = "0xa5"
+        def resident():
+            return int(open("/proc/self/statm").read().split()[1]) * 4096
+        before = resident()
+        for kind in (1, 5):
+            out = ffi.new("void **")
+            assert lib.hl_ledger_allocate(0, kind, 20 << 30, out) == 0
+            memory = ffi.buffer(out[0], 20 << 30)
+            say(*(memory[at].hex() for at in (0, 12345, (10 << 30) + 1, (20 << 30) - 1)))
+            memory[12345] = b"x"
+            say(memory[12344].hex(), memory[12345].hex(), memory[12345 + (64 << 20)].hex())
+        say((resident() - before) >> 20 < 8)
+        lib.hl_ledger_allocate(0, 2, 4096, out)
+        say(ffi.buffer(out[0], 1)[0].hex())
+    """)
+    out, err = child.communicate(timeout=60)
+    assert out.split() == [*["a5"] * 4, "a5", "78", "a5"] * 2 + ["True", "00"], err
+
+
+def test_a_poison_that_is_no_byte_ends_the_program(core: Any, program: Callable[[str], Any]) -> None:
+    child = program("""
+        os.environ["HYPERLAPSE_POISON"] = "256"
+        lib.hl_ledger_allocate(0, 1, 4096, ffi.new("void **"))
+    """)
+    _, err = child.communicate(timeout=60)
+    assert "HYPERLAPSE_POISON=256: choose a byte" in err

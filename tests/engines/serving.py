@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from hyperlapse.cli.engine_environment import EngineEnvironment
@@ -66,6 +67,7 @@ def serving(
     fixed_step: str | None = KNOWN_STEPS,
     gpu: str = "h100-sxm-80gb",
     gpus: int = 1,
+    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Serving]:
     """A server with Qwen3-14B on virtual GPUs that share its layers. fixed_step: None to price its kernels and steps."""
     model = resolve_model("qwen3-14b")
@@ -84,8 +86,8 @@ def serving(
             tensor_parallel_size=gpus,
             extra=flags,
         )
-        environment = {**serve.environment, **loopback_environment()}
-        server = start_server(run, serve.argv, environment, port=port, log=log, progress=Silent())
+        every = {**serve.environment, **loopback_environment(), **environment}
+        server = start_server(run, serve.argv, every, port=port, log=log, progress=Silent())
         yield Serving(run, server.process, port, log)
 
 

@@ -1,4 +1,7 @@
-"""Both details of one server agree: the same KV cache, the same ids; and kernels have prices. For each engine version."""
+"""Both details of one server agree: the same KV cache, the same ids, the same batches; and kernels have prices. For each
+engine version. The device memory of the kernel detail is poisoned: it holds another byte than 0 wherever only kernels, which do
+not run, would have written (csrc/core/poison.h; all poisons: benchmarks/poison.py).
+"""
 
 from __future__ import annotations
 
@@ -17,22 +20,36 @@ pytestmark = pytest.mark.engine
 
 RECORDED = {"0.23.0": RECORDED_KV_BLOCKS}
 """KV blocks of Qwen3-14B at vLLM's defaults on a real H100, by version."""
+POISON = {"kernel": {"HYPERLAPSE_POISON": "0xa5"}, "step": {}}
+BATCH = (
+    "running",
+    "waiting",
+    "kv_usage",
+    "prompt_tokens",
+    "output_tokens",
+    "finished",
+    "prefix_queries",
+    "prefix_hits",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What a server found and gave. shares: of the device time of its requests, by coverage."""
+    """What a server found and gave. shares: of the device time of its requests, by coverage; batches: of each step."""
 
     blocks: int
     ids: list[list[list[int]]]
     shares: dict[str, float | None]
     attention: list[str]
     device_ns: int
+    batches: list[list[float | None]]
 
 
 def served(engine: EngineEnvironment, folder: Path, detail: str, gpu: str, *flags: str, gpus: int = 1) -> Served:
     folder.mkdir()
-    with serving(engine, folder, detail, *flags, fixed_step=None, gpu=gpu, gpus=gpus) as server:
+    with serving(
+        engine, folder, detail, *flags, fixed_step=None, gpu=gpu, gpus=gpus, environment=POISON[detail]
+    ) as server:
         before = device_time_ns(server.run.directory)
         ids = [server.complete(prompt(8, 600), 12), server.complete(prompt(9, 30), 12, temperature=0)]
         after = device_time_ns(server.run.directory)
@@ -40,13 +57,17 @@ def served(engine: EngineEnvironment, folder: Path, detail: str, gpu: str, *flag
         worker = server.record("worker")
         assert worker["detail"] == detail
         spent_ns = {name: after[name] - before[name] for name in after}
+        steps = [each for each in server.records() if each["kind"] == "step" and each.get("output_tokens")]
+        batches = [[step.get(name) for name in BATCH] for step in steps]
         blocks = server.record("engine")["kv_blocks"]
-        return Served(blocks, ids, coverage_shares(spent_ns), worker["attention"], sum(spent_ns.values()))
+        return Served(blocks, ids, coverage_shares(spent_ns), worker["attention"], sum(spent_ns.values()), batches)
 
 
 def check_agreement(kernel: Served, step: Served) -> None:
     assert kernel.blocks == step.blocks
     assert kernel.ids == step.ids
+    assert kernel.batches == step.batches
+    assert len(step.batches) == 24
     for share in (kernel.shares, step.shares):
         assert share["unknown"] is not None
         assert share["unknown"] < 0.01, share

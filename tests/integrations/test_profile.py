@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hyperlapse.integrations.vllm import profile
+from hyperlapse.integrations.vllm import compile_cache, profile
 from hyperlapse.integrations.vllm.flashinfer_modules import radix_grid
 from hyperlapse.integrations.vllm.worker_common import tell_run, virtual_device
 
@@ -46,6 +46,19 @@ def test_key_depends_on_every_fact(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert one == profile.profile_path({"b": [1, 2], "a": 1})
     assert one != profile.profile_path({"a": 2, "b": [1, 2]})
     assert one.parent == tmp_path / "vllm-profiles"
+
+
+def test_the_compile_caches_state_is_the_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("HYPERLAPSE_COMPILE_CACHE", raising=False)
+    assert compile_cache.compile_cache() == "warm"
+    monkeypatch.setenv("HYPERLAPSE_COMPILE_CACHE", "cold")
+    assert compile_cache.compile_cache() == "cold"
+    folders = {Path(folder) for folder in compile_cache.cold_environment(tmp_path).values()}
+    assert len(folders) == 3
+    assert all(folder.parent == tmp_path and not folder.exists() for folder in folders)
+    monkeypatch.setenv("HYPERLAPSE_COMPILE_CACHE", "tepid")
+    with pytest.raises(ValueError, match="'tepid': choose one of warm, cold"):
+        compile_cache.compile_cache()
 
 
 @pytest.mark.parametrize(
