@@ -218,7 +218,7 @@ class EnginePredictor:
             except CompositionError as error:
                 raise PredictorError(f"kernel {launch.name}: {error}") from error
         operators = self._explained[0].operators if self._explained else None
-        priced = rule.price(operators, self.device, launch.args, launch.tokens, batch)
+        priced = rule.price(operators, self.device, launch.args, launch.tokens, batch, launch.name)
         if priced is None:
             return self._price_unknown(launch.name, rule.depends(operators))
         prediction, depends = priced
