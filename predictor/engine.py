@@ -38,6 +38,7 @@ _ELEMENT_BYTES = {
 }  # fmt: skip
 _MEASURED_TYPES = {"bf16", "bfloat16", "f16", "fp16", "float16", "half"}
 _BFLOAT16_TYPES = {"bf16", "bfloat16"}
+_FP8_TYPES = {"fp8", "f8e4m3", "f8e5m2"}
 _FLOAT32_SLOWDOWN = 16  # dense bf16 tensor rate over float32 outside the tensor cores (H100: 989 / 67 TFLOPS)
 
 
@@ -187,6 +188,10 @@ class EnginePredictor:
         size = _ELEMENT_BYTES.get(types[0])
         if size is None:
             return self._price_unknown(f"gemm {launch.name}")
+        if types[0] in _FP8_TYPES and self._explained:
+            quantised = self._explained[0].operators.quantised_product(m, (n, k))
+            if quantised is not None and max(batch, 1) == 1:
+                return self._price_of(quantised, family="matrix products")
         return self._price_of(self._unmeasured_gemm(m, n, k, max(batch, 1), size), family="matrix products")
 
     def _price_collective(self, launch: LaunchLike) -> Price:

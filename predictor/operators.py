@@ -25,7 +25,7 @@ from hyperlapse.predictor.gemm import GemmModel
 from hyperlapse.predictor.models import ModelConfig
 from hyperlapse.predictor.power import PowerLimit
 from hyperlapse.predictor.prediction import Coverage, DatabaseError, Prediction, PredictorError, UnsupportedModelError
-from hyperlapse.predictor.quantization import BFLOAT16, weight_bytes_of
+from hyperlapse.predictor.quantization import BFLOAT16, FP8, weight_bytes_of
 
 _FLOAT_BYTES = 4
 _INDEX_BYTES = 8
@@ -95,7 +95,7 @@ def traffic_of(model: ModelConfig) -> dict[str, Traffic]:
 
 
 QUANTISED_LAUNCHES = 2
-"""Kernels of a product with quantised weights: its inputs are quantised first. Measured together."""
+"""Kernels of a product with quantised weights where it is measured: its inputs are quantised first."""
 
 # Products before attention, in the engine's order.
 _PROJECTIONS = ("qkv_proj", "qkv_a_proj", "q_b_proj", "kv_a_proj", "q_proj")
@@ -247,8 +247,13 @@ class Operators:
         return Prediction(duration_ns, worst.coverage, worst.error_ratio, worst.error90_ratio)
 
     def launches_of(self, name: str) -> int:
-        """Kernels of a matrix product."""
-        return 1 if self.quantised is None or name in _NEVER_QUANTISED else QUANTISED_LAUNCHES
+        """Kernels of a matrix product in a step. Compilers quantise inputs in the norm or SiLU before a product, where the
+        quantisation is not a part of the product's own operator: only what attention wrote has a kernel of its own then.
+        """
+        if self.quantised is None or name in _NEVER_QUANTISED:
+            return 1
+        fused = self.model.weights == FP8 and name != "o_proj"
+        return 1 if fused else QUANTISED_LAUNCHES
 
     def _product(self, name: str, rows: int) -> Prediction:
         n, k = self.gemms[name]

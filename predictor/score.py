@@ -45,6 +45,7 @@ _ROLES = {
     "GEMM, one m held out": (accuracies.GEMM, "interpolated"),
     "GEMM, one (n, k) site held out": (accuracies.GEMM, "interpolated"),
     "GEMM, the last n or k held out": (accuracies.GEMM, "extrapolated"),
+    "FP8 GEMM, measured by this and by another collector": (accuracies.QUANTISED_GEMM, "measured"),
     "FP8 GEMM, one m held out": (accuracies.QUANTISED_GEMM, "interpolated"),
     "FP8 GEMM, one (n, k) site held out": (accuracies.QUANTISED_GEMM, "interpolated"),
     "FP8 GEMM, the last n or k held out": (accuracies.QUANTISED_GEMM, "extrapolated"),
@@ -204,7 +205,7 @@ def all_scores(device: DeviceSpec, database: KernelDatabase, engine: str, *, xgb
     if xgboost:
         yield score("GEMM, one site in five held out, interpolation", gemm_folds(gemm, device))
         yield score("GEMM, one site in five held out, xgboost", gemm_folds_xgboost(gemm, device))
-    yield from quantised_scores(database, device)
+    yield from quantised_scores(database, device, engine)
     yield score(
         "decode attention, one length held out", attention_held_out(database, device, "decode", "length"), "1.1"
     )
@@ -218,11 +219,15 @@ def all_scores(device: DeviceSpec, database: KernelDatabase, engine: str, *, xgb
     yield from expert_scores(database, device)
 
 
-def quantised_scores(database: KernelDatabase, device: DeviceSpec) -> Iterator[Score]:
+def quantised_scores(database: KernelDatabase, device: DeviceSpec, engine: str) -> Iterator[Score]:
     """Products in FP8; nothing where none was measured."""
     if FP8 not in database.gemm_dtypes():
         return
     table = database.gemm(FP8)
+    others = [found for _, found in _collections(database.system, engine, FP8)]
+    scatter = [score("FP8 GEMM, measured by this and by another collector", _common(table, other)) for other in others]
+    if scatter:
+        yield min(scatter, key=lambda each: each.p90)
     yield score("FP8 GEMM, one m held out", gemm_rows_held_out(table, device))
     yield score("FP8 GEMM, one (n, k) site held out", gemm_sites_held_out(table, device))
     yield score("FP8 GEMM, the last n or k held out", gemm_edges_held_out(table, device))
@@ -340,12 +345,17 @@ _REPLICATE = "GEMM, measured by this and by another collector"
 
 def replicates(table: GemmTable, system: str, engine: str) -> Iterator[Score]:
     """The table against other engines' collections on the same product: the scatter of measuring itself."""
+    for number, collected in _collections(system, engine, "bfloat16"):
+        yield score(f"{_REPLICATE} ({number})", _common(table, collected))
+
+
+def _collections(system: str, engine: str, dtype: str) -> Iterator[tuple[int, GemmTable]]:
+    """Other engines' tables of an element type, with the engine's number among them."""
     for number, other in enumerate((name for name in engines(system) if name != engine), start=1):
         try:
-            collected = KernelDatabase.load(system, other).gemm("bfloat16")
+            yield number, KernelDatabase.load(system, other).gemm(dtype)
         except DatabaseError:
             continue
-        yield score(f"{_REPLICATE} ({number})", _common(table, collected))
 
 
 def gemm_folds(table: GemmTable, device: DeviceSpec) -> Floats:
