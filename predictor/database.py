@@ -103,6 +103,14 @@ class CollectiveTable:
     coverage: Coverage = Coverage.MEASURED
 
 
+@dataclass(frozen=True, slots=True)
+class ProductTable:
+    """A product of fixed weights over several token counts, ascending. latency_ns: (tokens,), with the gap after it."""
+
+    tokens: Integers
+    latency_ns: Floats
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class HeadConfig:
     """The head layout that an attention kernel is specialised for."""
@@ -182,6 +190,12 @@ class KernelDatabase:
         if version is not None:
             path = folder / version / "gemm_perf.parquet"
             database._paths[_GRAPH_TABLE] = (path, f"{system}-{_GRAPH_ENGINE}-{version}-gemm_perf")
+        # Asked for when a model has latent attention, of which each head has products of its own.
+        folder = root / "mla_bmm" / engine
+        version = nearest_version(measured_versions(folder, "mla_bmm_perf"), engine_version)
+        if version is not None:
+            path = folder / version / "mla_bmm_perf.parquet"
+            database._paths["mla_bmm_perf"] = (path, f"{system}-{engine}-{version}-mla_bmm_perf")
         # Asked for when a step has several GPUs. NCCL's versions are not the engine's: the newest.
         for table, owner, wanted in (("custom_allreduce_perf", engine, engine_version), ("nccl_perf", "nccl", None)):
             folder = root / "comm" / owner
@@ -291,6 +305,21 @@ class KernelDatabase:
     def latent_prefill(self, heads: int) -> AttentionTable:
         """The whole module over prompts of length. Raises DatabaseError."""
         return self._latent_table("mla_context_module_perf", "isl", heads)
+
+    def latent_product(self, name: str, heads: int) -> ProductTable | None:
+        """A product of each head's own weights in latent attention: `pre` (queries that fit the latent vectors, 128 -> 512) or
+        `post` (values of what was attended to, 512 -> 128); None where this number of heads was not measured.
+        """
+        if "mla_bmm_perf" not in self._paths:
+            return None
+        rows = self._rows("mla_bmm_perf")
+        chosen = (
+            (rows["op_name"] == f"mla_gen_{name}") & (rows["num_heads"] == heads) & (rows["bmm_dtype"] == "bfloat16")
+        )
+        if not chosen.any():
+            return None
+        tokens, first = np.unique(rows["num_tokens"][chosen], return_index=True)
+        return ProductTable(tokens, rows["latency_ns"][chosen][first])
 
     def _latent_table(self, table: str, axis: str, heads: int) -> AttentionTable:
         rows = self._rows(table)
@@ -524,6 +553,12 @@ def _read_latent(path: Path) -> dict[str, npt.NDArray[Any]]:
     return {name: column[plain] for name, column in columns.items()}
 
 
+def _read_products(path: Path) -> dict[str, npt.NDArray[Any]]:
+    columns = _read(path, ("op_name", "bmm_dtype", "num_heads", "num_tokens", "latency"))
+    columns["latency_ns"] = columns.pop("latency") * 1e6
+    return columns
+
+
 # The tables count elements of two bytes: 67,108,864 of them take the 466 us that nccl-tests measured for 134 MB on the same
 # product (github.com/microsoft/apex_plus, profile/comm/H100-SXM-80GB/all_reduce.csv: 465 us).
 _MESSAGE_ELEMENT_BYTES = 2
@@ -578,6 +613,7 @@ _READERS: dict[str, Callable[[Path], dict[str, npt.NDArray[Any]]]] = {
     "context_attention_perf": _read_attention,
     "generation_attention_perf": _read_attention,
     "moe_perf": _read_experts,
+    "mla_bmm_perf": _read_products,
     "mla_context_module_perf": _read_latent,
     "mla_generation_module_perf": _read_latent,
     "custom_allreduce_perf": _read_all_reduce,

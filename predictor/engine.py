@@ -176,6 +176,10 @@ class EnginePredictor:
     def _price_gemm(self, launch: LaunchLike) -> Price:
         m, n, k, batch = launch.args[:4]
         types = launch.name.lower().split(",")
+        if types[0] in _BFLOAT16_TYPES and batch > 1 and self._explained:
+            own = self._explained[0].operators.head_product(m, n, k, batch)
+            if own is not None:
+                return self._price_of(own, family="matrix products")
         if types[0] in _MEASURED_TYPES:
             found = self._gemm.predict(m, n, k, max(batch, 1))
             if self._explained:  # within a step of the model that runs

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from hyperlapse.predictor import accuracy as accuracies
 from hyperlapse.predictor.accuracy import Accuracy
 from hyperlapse.predictor.attention import AttentionModel, BatchTotals
 from hyperlapse.predictor.collectives import CollectiveModel
 from hyperlapse.predictor.composition import BatchComposition
-from hyperlapse.predictor.database import ExpertConfig, KernelDatabase
+from hyperlapse.predictor.database import ExpertConfig, KernelDatabase, ProductTable
 from hyperlapse.predictor.devices import DeviceSpec, MemoryCost
 from hyperlapse.predictor.experts import ExpertModel
 from hyperlapse.predictor.gemm import GemmModel
@@ -199,6 +201,13 @@ class Operators:
             self._experts = ExpertModel.of(database, config, device, model.name)
         self.gemms = gemms_of(model)
         self.by_head = products_by_head(model)
+        latent = model.latent
+        self._by_head: dict[str, ProductTable] = {}
+        if latent is not None and (latent.kv_rank, latent.nope, latent.value) == (512, 128, 128):
+            for name, measured in (("q_absorb", "pre"), ("v_expand", "post")):
+                table = database.latent_product(measured, model.heads)
+                if table is not None:
+                    self._by_head[name] = table
         self.projections = [name for name in _PROJECTIONS if name in self.gemms]
         self.collectives = CollectiveModel(database, device, accuracy)
         self.power = PowerLimit(device, self._dense_ns)
@@ -220,9 +229,26 @@ class Operators:
         return found
 
     def matrix_by_head(self, name: str, rows: int) -> Prediction:
-        """A product of each head's own weights, over this many rows (by_head); one launch."""
+        """A product of each head's own weights, over this many rows (by_head); one launch. Measured as such, else priced as
+        one product as wide as all of them.
+        """
         n, k = self.by_head[name]
-        return self.gemm.predict(rows, n, k, self.model.heads)
+        table = self._by_head.get(name)
+        if table is None or rows <= 0:
+            return self.gemm.predict(rows, n, k, self.model.heads)
+        last = int(table.tokens[-1])
+        latency_ns = float(np.interp(rows, table.tokens, table.latency_ns)) * max(rows / last, 1.0)
+        coverage = Coverage.MEASURED if rows in table.tokens else Coverage.INTERPOLATED
+        coverage = Coverage.EXTRAPOLATED if rows > last else coverage
+        error = self.accuracy.of(accuracies.GEMM, coverage)
+        light_ns = self.gemm.light_ns(rows, n, k, self.model.heads)
+        duration_ns = max(latency_ns - self.device.graph_gap_ns, light_ns)
+        return Prediction(round(duration_ns), coverage, error.median, error.p90)
+
+    def head_product(self, rows: int, n: int, k: int, batch: int) -> Prediction | None:
+        """The same for a launch that has these shapes; None where it is no such product of the model."""
+        names = [name for name, shape in self.by_head.items() if shape == (n, k) and batch == self.model.heads]
+        return self.matrix_by_head(names[0], rows) if names else None
 
     @property
     def activations(self) -> int:

@@ -64,9 +64,10 @@ def serving(
     *flags: str,
     fixed_step: str | None = KNOWN_STEPS,
     gpu: str = "h100-sxm-80gb",
+    model_name: str = "qwen3-14b",
 ) -> Iterator[Serving]:
-    """A server with Qwen3-14B on a virtual GPU. fixed_step: None to price its kernels and steps."""
-    model = resolve_model("qwen3-14b")
+    """A server with this model on a virtual GPU. fixed_step: None to price its kernels and steps."""
+    model = resolve_model(model_name)
     with Run(gpu) as run:
         PricingProcess.start(run, fixed_step, folder / "pricing.log", models=[model.config_path])
         run.set_mode(Mode.REAL)
