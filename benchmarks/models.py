@@ -1,6 +1,7 @@
 """Kinds of models with the engine, in both details: mixtures of experts, quantised weights, latent attention.
 
-    python benchmarks/models.py [--engine PATH] [--only MODEL ...] [--detail step kernel]
+    make models MODELS="--only mixtral-8x7b"
+    python benchmarks/models.py [--engine PATH] [--only MODEL ...] [--gpu GPU ...] [--detail step kernel]
 
 Each case is a bundled model on a GPU that holds it, with the engine's default flags where nothing else is said. Bound as in
 products.py: every run finishes, both details find the same KV-cache blocks, no device time is unknown, and their mean TPOT is
@@ -37,7 +38,7 @@ HEAD = (
 )
 TEXT = f"""{TITLE}
 
-Made by `python benchmarks/models.py`, with vLLM 0.32.0: each model's stock server with the flags in the row, twenty requests
+Made by `make models` (`benchmarks/models.py`), with vLLM 0.32.0: each model's stock server with the flags in the row, twenty requests
 of 256 + 32 tokens at 4 a second. All of them run on model runner V2, as that release chooses by itself. *result*: whether both
 details finish with the same blocks, nothing unknown and a mean TPOT within 5 % of each other.
 

@@ -34,6 +34,11 @@ _GATED_SHARE = 0.83
 EXPERT_LAUNCHES = 5
 
 
+def expert_launches(dtype: str) -> int:
+    """Kernels of one layer of this element type: quantised products have their inputs quantised before each."""
+    return EXPERT_LAUNCHES + (2 if weight_bytes_of(dtype) else 0)
+
+
 class ExpertModel:
     """Durations of one layer of experts on one device."""
 
@@ -72,7 +77,8 @@ class ExpertModel:
         element_bytes = weight_bytes_of(self._config.dtype) or 2
         least_bytes = min(size_bytes, 3.0 * element_bytes * least * self._config.intermediate * self._config.hidden)
         duration_ns = max(
-            latency_ns - EXPERT_LAUNCHES * self._device.graph_gap_ns, self._device.light_ns(least_bytes, operations)
+            latency_ns - expert_launches(self._config.dtype) * self._device.graph_gap_ns,
+            self._device.light_ns(least_bytes, operations),
         )
         return Prediction(round(duration_ns), max(coverage, self._coverage), 0.0)
 
@@ -121,7 +127,7 @@ def reshaped(table: ExpertTable, like: ExpertConfig, config: ExpertConfig, devic
 
     What the kernels cost however little they do stays; the rest keeps its efficiency at as many tokens an expert.
     """
-    fixed_ns = float(EXPERT_LAUNCHES * device.graph_gap_ns + device.kernel_floor_ns)
+    fixed_ns = float(expert_launches(config.dtype) * device.graph_gap_ns + device.kernel_floor_ns)
     model = ExpertModel(table, like, device)
     latency_ns = []
     for tokens in table.tokens.tolist():

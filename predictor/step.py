@@ -16,7 +16,7 @@ from hyperlapse.predictor.composition import BatchComposition
 from hyperlapse.predictor.database import KernelDatabase
 from hyperlapse.predictor.devices import DeviceSpec
 from hyperlapse.predictor.engines import StepRecipe
-from hyperlapse.predictor.experts import EXPERT_LAUNCHES
+from hyperlapse.predictor.experts import expert_launches
 from hyperlapse.predictor.models import ModelConfig
 from hyperlapse.predictor.operators import Operators, analytical
 from hyperlapse.predictor.prediction import OperatorPrediction, StepPrediction, Sums, summarise
@@ -162,7 +162,7 @@ class StepPredictor:
             matrix("shared_down_proj", sparse if model.shared_intermediate else 0, tokens)
             experts = f"{tokens} tokens over {model.active_experts} of {model.experts}"
             parts.append(OperatorPrediction("experts", sparse, experts, self.operators.experts(tokens)))
-            launches += sparse * EXPERT_LAUNCHES
+            launches += sparse * expert_launches(model.weights)
             matrix("dense_down_proj", model.dense_layers, tokens)
         else:
             matrix("gate_up_proj", layers, tokens)
