@@ -18,7 +18,7 @@ export CUDA_HOME :=
 export CUDA_PATH :=
 export PATH := $(shell printf '%s' "$$PATH" | tr ':' '\n' | grep -v cuda | paste -sd:)
 
-.PHONY: demo test check compat environments requirements clean
+.PHONY: demo test check compat models environments requirements clean
 
 demo:
 	@echo "Environments: the launcher's in $(LAUNCHER), vLLM $(ENGINE_VERSION)'s in $(ENGINE) (about 10 GB to download once)"
@@ -81,6 +81,10 @@ $(eval $(call engine_environment,$(RECORDED),$(RECORDED_VERSION)))
 # docs/compatibility.md; COMPAT="--versions 0.19.0 --keep"
 compat: $(LAUNCHER)/.installed
 	$(LAUNCHER)/bin/python benchmarks/compatibility.py $(COMPAT)
+
+# Mixtures of experts, FP8 and latent attention in both details, and their table in docs/compatibility.md; MODELS="--only mixtral-8x7b"
+models: environments
+	$(LAUNCHER)/bin/python benchmarks/models.py $(MODELS)
 
 # ruff, mypy, and that generated files are current
 check: environments $(LAUNCHER)/.dev

@@ -206,17 +206,19 @@ def try_release(release: EngineRelease, options: argparse.Namespace) -> list[Row
 
 
 def write_page(rows: Sequence[Row]) -> None:
-    """The page with these rows, and the ones that it has of other releases."""
-    kept = []
+    """The page with these rows, those that it has of other releases, and its section of models (models.py)."""
+    kept, models = [], ""
     if PAGE.is_file():
         fresh = {row.cells[0] for row in rows}
-        for line in PAGE.read_text(encoding="utf-8").splitlines():
+        releases, title, section = PAGE.read_text(encoding="utf-8").partition("## Models")
+        models = "\n" + title + section if title else ""
+        for line in releases.splitlines():
             cells = [cell.strip() for cell in line.strip("|").split("|")]
             if len(cells) == len(COLUMNS) and re.match(r"\d", cells[0]) and cells[0] not in fresh:
                 kept.append(line)
     lines = sorted([*kept, *(row.line() for row in rows)], key=_order)
     table = [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}", *lines]
-    PAGE.write_text(HEAD + "\n".join(table) + "\n", encoding="utf-8")
+    PAGE.write_text(HEAD + "\n".join(table) + "\n" + models, encoding="utf-8")
 
 
 def _order(line: str) -> tuple[list[int], bool]:

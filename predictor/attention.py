@@ -33,7 +33,8 @@ from hyperlapse.predictor.accuracy import Accuracy, ErrorRatio
 from hyperlapse.predictor.composition import BatchComposition
 from hyperlapse.predictor.database import AttentionTable, HeadConfig, KernelDatabase
 from hyperlapse.predictor.devices import DeviceSpec
-from hyperlapse.predictor.models import ModelConfig
+from hyperlapse.predictor.latent import latent_tables
+from hyperlapse.predictor.models import LatentShape, ModelConfig
 from hyperlapse.predictor.prediction import Coverage, Prediction, UnsupportedModelError
 
 DECODES, PREFILLS = "decodes", "prefills"
@@ -91,15 +92,9 @@ class BatchTotals:
                 prefills.append((group.new, group.context, group.count))
         return cls(decodes, contexts, uniform, tuple(prefills))
 
-    def part(self, name: str) -> BatchTotals:
-        """The decodes or the prefills alone (DECODES, PREFILLS)."""
-        if name == DECODES:
-            return BatchTotals(self.decodes, self.contexts, self.uniform, ())
-        return BatchTotals(0, 0, True, self.prefills)
-
     @property
-    def mixed(self) -> bool:
-        return bool(self.decodes and self.prefills)
+    def empty(self) -> bool:
+        return not self.decodes and not self.prefills
 
     @property
     def shape(self) -> str:
@@ -124,15 +119,32 @@ class AttentionModel:
         device: DeviceSpec,
         *,
         launches: int = 2,
+        short_prompt: int = 0,
         accuracy: Accuracy = accuracies.DEFAULT,
     ) -> None:
-        """launches: kernels of one layer's attention; the gaps between them are inside each measured figure."""
+        """launches: kernels of one layer's attention; the gaps between them are inside each measured figure;
+        short_prompt: longest prompt that latent attention computes in one kernel with decodes.
+        """
+        self._short = short_prompt if model.latent is not None else 0
         self._launches = launches
         self._accuracy = accuracy
-        wanted = HeadConfig(model.heads, model.kv_heads, model.head_dim, model.kv_dtype)
         self._device = device
         self._model = model
+        self.separate = bool(device.separate_attention) or model.latent is not None
+        if model.latent is not None:
+            self._of_latent(database, model, model.latent)
+        else:
+            self._of_heads(database, model)
+        self._floor_ns = min(self._prefill.latency_ns[0][0], self._decode.latency_ns[0][0])
+        self._rectangle_rate = self._measured_rectangle_rate()
+        self._cache: dict[tuple[float, ...], tuple[float, Coverage]] = {}
+
+    def _of_heads(self, database: KernelDatabase, model: ModelConfig) -> None:
+        """Every head has keys and values of its own, or shares them with some others."""
+        device = self._device
+        wanted = HeadConfig(model.heads, model.kv_heads, model.head_dim, model.kv_dtype)
         self._kv_bytes = 2 * model.kv_width * model.kv_dtype_bytes  # keys and values of one token
+        self._prompt_bytes = 2 * model.q_width * model.dtype_bytes + self._kv_bytes
         self._pair_operations = 4.0 * model.q_width  # one query against one key: two products of head_dim
         config, decode_scale = _nearest(database.decode_configs(), wanted, decode=True)
         self._exact = config == wanted
@@ -145,18 +157,43 @@ class AttentionModel:
         self._least_coverage = max(decode_table.coverage, prefill_table.coverage)
         if not self._exact:
             self._least_coverage = max(self._least_coverage, Coverage.EXTRAPOLATED)
-        self._floor_ns = min(self._prefill.latency_ns[0][0], self._decode.latency_ns[0][0])
-        self._rectangle_rate = self._measured_rectangle_rate()
-        self._cache: dict[tuple[float, ...], tuple[float, Coverage]] = {}
+
+    def _of_latent(self, database: KernelDatabase, model: ModelConfig, shape: LatentShape) -> None:
+        """Decodes attend to the latent vectors, which all heads share; prompts to keys and values made of them."""
+        decode_table, prefill_table = latent_tables(database, model, self._device)
+        self._kv_bytes = shape.cached * model.kv_dtype_bytes
+        widths = model.heads * (2 * shape.nope + 2 * shape.rope + 2 * shape.value)  # queries, keys, values, outputs
+        self._prompt_bytes = widths * model.dtype_bytes
+        self._pair_operations = 2.0 * model.heads * (shape.nope + shape.rope + shape.value)
+        self._decode = _decode_grid(decode_table, self._kv_bytes, 1.0, self._device)
+        self._prefill = _prefill_grid(prefill_table, 1.0)
+        self._least_coverage = Coverage.EXTRAPOLATED
 
     def predict(self, batch: BatchComposition) -> Prediction:
         """The attention of one layer for a whole step."""
         return self.predict_of(BatchTotals.of(batch))
 
+    def kernels(self, totals: BatchTotals) -> int:
+        """How many attention kernels compute such a batch: two where decodes and prefills have one each."""
+        decodes, prefills = self.part(totals, DECODES), self.part(totals, PREFILLS)
+        return 2 if self.separate and not decodes.empty and not prefills.empty else 1
+
+    def part(self, totals: BatchTotals, name: str) -> BatchTotals:
+        """What a kernel for decodes or one for prefills computes (DECODES, PREFILLS)."""
+        long = self.long_prompts(totals)
+        if name == PREFILLS:
+            return BatchTotals(0, 0, True, long)
+        short = tuple(each for each in totals.prefills if each not in long)
+        return BatchTotals(totals.decodes, totals.contexts, totals.uniform, short)
+
+    def long_prompts(self, totals: BatchTotals) -> tuple[tuple[int, int, int], ...]:
+        """Prefills that are not computed in one kernel with decodes."""
+        return tuple(each for each in totals.prefills if each[0] > self._short)
+
     def predict_of(self, totals: BatchTotals) -> Prediction:
         """As predict, of a batch that was added up already."""
-        if totals.mixed and self._device.separate_attention:
-            return _sum_of(self.predict_of(totals.part(DECODES)), self.predict_of(totals.part(PREFILLS)))
+        if self.kernels(totals) == 2:
+            return _sum_of(self.predict_of(self.part(totals, DECODES)), self.predict_of(self.part(totals, PREFILLS)))
         decodes, contexts, uniform, prefills = totals.decodes, totals.contexts, totals.uniform, totals.prefills
         pairs = sum((new * context + new * (new + 1) // 2) * count for new, context, count in prefills)
         latency_ns, coverage = self._floor_ns, self._least_coverage
@@ -218,7 +255,7 @@ class AttentionModel:
 
     def _plain_prefill_ns(self, count: int, new: int) -> float:
         """Fixed cost, bytes of queries, outputs, keys and values, and operations: what a latency is compared with."""
-        size_bytes = count * new * (2 * self._model.q_width * self._model.dtype_bytes + self._kv_bytes)
+        size_bytes = count * new * self._prompt_bytes
         operations = self._pair_operations * count * new * (new + 1) / 2
         return (
             self._prefill.latency_ns[0][0]

@@ -5,10 +5,14 @@ beside it and read with pyarrow once, and from then on from one `.npz` in the us
 version and file hash, so that a later start needs neither pyarrow nor a tenth of a second.
 It must never write into the package, and never return a table of another GPU or engine than the one asked for. Another
 version of the engine it may return, the nearest that was measured, and says so (`notes`). Engine names come from outside.
+
+One kind of cell is replaced: block-wise FP8 products that were timed outside of a CUDA graph, where the host's launches took
+longer than the device (`_host_limited`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -29,7 +33,7 @@ from hyperlapse.predictor.prediction import Coverage, DatabaseError
 PACKAGE = "aiconfigurator-core"
 _MODULE = "aiconfigurator_core"
 
-_LAYOUT = 1  # of our .npz files; a change makes old ones invisible
+_LAYOUT = 2  # of our .npz files; a change makes old ones invisible
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -41,7 +45,8 @@ class GemmTable:
 
     Row-major m x k times k x n. Each was timed in a CUDA graph of several products over different weights, so that
     weights came from memory, and one gap between graph nodes is inside each figure. coverage: what a query at a cell is
-    called; EXTRAPOLATED for a table that was carried over from another product.
+    called; EXTRAPOLATED for a table that was carried over from another product. replaced: marks cells (same shape) that
+    another table gave, None where there are none.
     """
 
     m: Integers
@@ -49,6 +54,7 @@ class GemmTable:
     k: Integers
     latency_ns: Floats
     coverage: Coverage = Coverage.MEASURED
+    replaced: npt.NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +72,15 @@ class AttentionTable:
 
 @dataclass(frozen=True, slots=True, order=True)
 class ExpertConfig:
-    """The shape of a layer of experts: each token goes through `active` of `experts` gated products."""
+    """The shape of a layer of experts: each token goes through `active` of `experts` gated products. dtype: the element
+    type of the products (`bfloat16`, `fp8`, `fp8_block`).
+    """
 
     hidden: int
     intermediate: int
     active: int
     experts: int
+    dtype: str = "bfloat16"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +103,14 @@ class CollectiveTable:
     coverage: Coverage = Coverage.MEASURED
 
 
+@dataclass(frozen=True, slots=True)
+class ProductTable:
+    """A product of fixed weights over several token counts, ascending. latency_ns: (tokens,), with the gap after it."""
+
+    tokens: Integers
+    latency_ns: Floats
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class HeadConfig:
     """The head layout that an attention kernel is specialised for."""
@@ -107,12 +124,24 @@ class HeadConfig:
 # How tokens were spread over experts, best first: real routers are neither balanced nor as skewed as 1.2.
 _DISTRIBUTIONS = ("power_law_1.01", "balanced", "power_law_1.2")
 
+# Element types of experts that are read; the others are of weights that no model here has.
+_EXPERT_TYPES = ("bfloat16", "fp8", "fp8_block")
+
+# TensorRT-LLM's tables of matrix products, for cells of others that do not show the device's time.
+_GRAPH_ENGINE, _GRAPH_TABLE = "trtllm", "gemm_perf in graphs"
+_LONGEST_FLOOR_NS = 20_000.0  # of the smallest product of one row; above, the host is in the way
+_HOST_SHARE = 1.5  # times the smallest product's time up to which a cell may be the host's
+_FEWEST_SITES = 0.5  # share of the (n, k) measured in bfloat16 from which the rest can be interpolated
+
 _FAMILIES = {
     "gemm_perf": "gemm",
     "context_attention_perf": "attention",
     "generation_attention_perf": "attention",
     "moe_perf": "moe",
+    "mla_context_module_perf": "mla",
+    "mla_generation_module_perf": "mla",
 }
+_OPTIONAL_FAMILIES = ("moe", "mla")  # asked for by name when a model has them
 
 
 class KernelDatabase:
@@ -143,18 +172,30 @@ class KernelDatabase:
         chosen = set()
         for table, family in _FAMILIES.items():
             folder = root / family / engine
-            if family == "moe" and not folder.is_dir():
-                continue  # asked for by name when a model has experts
+            if family in _OPTIONAL_FAMILIES and not measured_versions(folder, table):
+                continue
             version = nearest_version(measured_versions(folder, table), engine_version)
             if version is None:
                 raise DatabaseError(
                     f"{PACKAGE} {package_version()} has no {table} of {engine} on {system}"
                     f" (systems with tables: {', '.join(systems(engine)) or 'none'})"
                 )
-            if family != "moe":
+            if family not in _OPTIONAL_FAMILIES:
                 chosen.add(version)
             path = folder / version / f"{table}.parquet"
             database._paths[table] = (path, f"{system}-{engine}-{version}-{table}")
+        # Asked for when products with block-wise scales are priced: the same kernels, timed in CUDA graphs.
+        folder = root / "gemm" / _GRAPH_ENGINE
+        version = nearest_version(measured_versions(folder, "gemm_perf"), None)
+        if version is not None:
+            path = folder / version / "gemm_perf.parquet"
+            database._paths[_GRAPH_TABLE] = (path, f"{system}-{_GRAPH_ENGINE}-{version}-gemm_perf")
+        # Asked for when a model has latent attention, of which each head has products of its own.
+        folder = root / "mla_bmm" / engine
+        version = nearest_version(measured_versions(folder, "mla_bmm_perf"), engine_version)
+        if version is not None:
+            path = folder / version / "mla_bmm_perf.parquet"
+            database._paths["mla_bmm_perf"] = (path, f"{system}-{engine}-{version}-mla_bmm_perf")
         # Asked for when a step has several GPUs. NCCL's versions are not the engine's: the newest.
         for table, owner, wanted in (("custom_allreduce_perf", engine, engine_version), ("nccl_perf", "nccl", None)):
             folder = root / "comm" / owner
@@ -181,17 +222,38 @@ class KernelDatabase:
     def gemm(self, dtype: str = "bfloat16") -> GemmTable:
         """Raises DatabaseError when the element type was not measured."""
         if dtype not in self._gemm:
-            rows = self._rows("gemm_perf")
-            chosen = rows["gemm_dtype"] == dtype
-            if not chosen.any():
+            table = _gemm_table(self._rows("gemm_perf"), dtype)
+            if table is None:
                 measured = ", ".join(self.gemm_dtypes())
                 raise DatabaseError(f"no measured GEMM of type {dtype} on {self.system} (measured: {measured})")
-            m, n, k = (np.unique(rows[axis][chosen]) for axis in "mnk")
-            latency = np.full((len(m), len(n), len(k)), np.nan)
-            at = tuple(np.searchsorted(axis, rows[name][chosen]) for axis, name in ((m, "m"), (n, "n"), (k, "k")))
-            latency[at] = rows["latency_ns"][chosen]
-            self._gemm[dtype] = GemmTable(m, n, k, latency)
+            every = _gemm_table(self._rows("gemm_perf"), "bfloat16") or table
+            sites, all_sites = (int(np.isfinite(each.latency_ns).any(axis=0).sum()) for each in (table, every))
+            if sites < _FEWEST_SITES * all_sites:
+                raise DatabaseError(
+                    f"GEMM of type {dtype} was measured for {sites} shapes of weights only on {self.system} (of {all_sites})"
+                )
+            self._gemm[dtype] = self._of_the_device(table, dtype)
         return self._gemm[dtype]
+
+    def _of_the_device(self, table: GemmTable, dtype: str) -> GemmTable:
+        """The table with host-limited cells replaced, and a note when there were any."""
+        limited = _host_limited(table)
+        if not limited.any():
+            return table
+        latency_ns = np.where(limited, np.nan, table.latency_ns)
+        for other in (self.graph_gemm(dtype), _gemm_table(self._rows("gemm_perf"), "fp8")):
+            if other is not None:
+                missing = limited & np.isnan(latency_ns)
+                latency_ns = np.where(missing, _at_cells_of(other, table), latency_ns)
+        self.notes += (
+            f"{limited.sum() / limited.size:.0%} of the measured {dtype} products were timed with the host's launches in the "
+            "way: taken from the same kernels in another engine's CUDA graphs",
+        )
+        return dataclasses.replace(table, latency_ns=latency_ns, replaced=limited)
+
+    def graph_gemm(self, dtype: str) -> GemmTable | None:
+        """The same products in another engine's CUDA graphs, where they were measured: for cells that show the host."""
+        return _gemm_table(self._rows(_GRAPH_TABLE), dtype) if _GRAPH_TABLE in self._paths else None
 
     def prefill_configs(self) -> tuple[HeadConfig, ...]:
         return self._configs("context_attention_perf")
@@ -230,6 +292,46 @@ class KernelDatabase:
             self._attention[table, config] = AttentionTable(batch, length, latency)
         return self._attention[table, config]
 
+    def latent_heads(self) -> tuple[int, ...]:
+        """Numbers of heads with which latent attention was measured. Raises DatabaseError when it was not."""
+        each = (self._rows(table)["num_heads"] for table in ("mla_generation_module_perf", "mla_context_module_perf"))
+        generation, context = (set(rows.tolist()) for rows in each)
+        return tuple(sorted(generation & context))
+
+    def latent_decode(self, heads: int) -> AttentionTable:
+        """The whole module over one new token each and a context of length. Raises DatabaseError."""
+        return self._latent_table("mla_generation_module_perf", "step", heads)
+
+    def latent_prefill(self, heads: int) -> AttentionTable:
+        """The whole module over prompts of length. Raises DatabaseError."""
+        return self._latent_table("mla_context_module_perf", "isl", heads)
+
+    def latent_product(self, name: str, heads: int) -> ProductTable | None:
+        """A product of each head's own weights in latent attention: `pre` (queries that fit the latent vectors, 128 -> 512) or
+        `post` (values of what was attended to, 512 -> 128); None where this number of heads was not measured.
+        """
+        if "mla_bmm_perf" not in self._paths:
+            return None
+        rows = self._rows("mla_bmm_perf")
+        chosen = (
+            (rows["op_name"] == f"mla_gen_{name}") & (rows["num_heads"] == heads) & (rows["bmm_dtype"] == "bfloat16")
+        )
+        if not chosen.any():
+            return None
+        tokens, first = np.unique(rows["num_tokens"][chosen], return_index=True)
+        return ProductTable(tokens, rows["latency_ns"][chosen][first])
+
+    def _latent_table(self, table: str, axis: str, heads: int) -> AttentionTable:
+        rows = self._rows(table)
+        chosen = rows["num_heads"] == heads
+        if table == "mla_context_module_perf":
+            chosen &= rows[axis] > 1  # a prompt of one token is decoded
+        batch, length = np.unique(rows["batch_size"][chosen]), np.unique(rows[axis][chosen])
+        latency = np.full((len(batch), len(length)), np.nan)
+        at = (np.searchsorted(batch, rows["batch_size"][chosen]), np.searchsorted(length, rows[axis][chosen]))
+        latency[at] = rows["latency_ns"][chosen]
+        return AttentionTable(batch, length, latency)
+
     def all_reduce(self, ranks: int) -> CollectiveTable:
         """The engine's own all-reduce, in CUDA graphs. Raises DatabaseError with the measured numbers of ranks."""
         rows = self._rows("custom_allreduce_perf")
@@ -241,9 +343,9 @@ class KernelDatabase:
         return _collective_table(rows, rows["op_name"] == operation, ranks)
 
     def expert_configs(self) -> tuple[ExpertConfig, ...]:
-        """Layers of experts that were measured in bfloat16 on one GPU. Raises DatabaseError when none was."""
+        """Layers of experts that were measured on one GPU. Raises DatabaseError when none was."""
         rows = self._rows("moe_perf")
-        columns = [rows[name].tolist() for name in ("hidden_size", "inter_size", "topk", "num_experts")]
+        columns = [rows[name].tolist() for name in ("hidden_size", "inter_size", "topk", "num_experts", "moe_dtype")]
         return tuple(sorted(ExpertConfig(*shape) for shape in set(zip(*columns, strict=True))))
 
     def experts(self, config: ExpertConfig) -> ExpertTable:
@@ -267,12 +369,51 @@ class KernelDatabase:
             & (rows["inter_size"] == config.intermediate)
             & (rows["topk"] == config.active)
             & (rows["num_experts"] == config.experts)
+            & (rows["moe_dtype"] == config.dtype)
             & (rows["distribution"] == distribution)
         )
         if not chosen.any():
             return None
         tokens, first = np.unique(rows["num_tokens"][chosen], return_index=True)
         return ExpertTable(tokens, rows["latency_ns"][chosen][first])
+
+
+def _gemm_table(rows: dict[str, npt.NDArray[Any]], dtype: str) -> GemmTable | None:
+    chosen = rows["gemm_dtype"] == dtype
+    if not chosen.any():
+        return None
+    m, n, k = (np.unique(rows[axis][chosen]) for axis in "mnk")
+    latency = np.full((len(m), len(n), len(k)), np.nan)
+    at = tuple(np.searchsorted(axis, rows[name][chosen]) for axis, name in ((m, "m"), (n, "n"), (k, "k")))
+    latency[at] = rows["latency_ns"][chosen]
+    return GemmTable(m, n, k, latency)
+
+
+def _host_limited(table: GemmTable) -> npt.NDArray[np.bool_]:
+    """Cells that show how long the host took to launch a product, and not how long the device computed it.
+
+    Block-wise FP8 products of vLLM 0.24.0: 128 x 128 x 128 takes 56 us by FlashInfer and 88 us by DeepGEMM, like every other
+    product up to that; no kernel of that size takes more than some 10 us on any product, and the same in CUDA graphs (the
+    tables of TensorRT-LLM, whose kernels FlashInfer carries) takes 4.5 us.
+    """
+    with np.errstate(all="ignore"):
+        shortest_ns = np.nanmin(table.latency_ns, axis=(1, 2))
+    by_host = shortest_ns[0] > _LONGEST_FLOOR_NS  # with one row even the quantisation of inputs takes no time
+    limit_ns = _HOST_SHARE * shortest_ns if by_host else np.zeros(len(table.m))
+    limited: npt.NDArray[np.bool_] = table.latency_ns < limit_ns[:, None, None]
+    return limited
+
+
+def _at_cells_of(table: GemmTable, cells: GemmTable) -> Floats:
+    """A table's latencies at another's axes, NaN where it has no such row, column or figure."""
+    found = table.latency_ns
+    for axis, (own, wanted) in enumerate(((table.m, cells.m), (table.n, cells.n), (table.k, cells.k))):
+        at = np.minimum(np.searchsorted(own, wanted), len(own) - 1)
+        found = np.take(found, at, axis=axis)
+        shape = [1, 1, 1]
+        shape[axis] = len(wanted)
+        found = np.where((own[at] == wanted).reshape(shape), found, np.nan)
+    return found
 
 
 def package_root() -> Path:
@@ -308,7 +449,7 @@ def measured_families(system: str, engine: str) -> dict[str, tuple[str, ...]]:
     found = {
         family: measured_versions(root / family / engine, table)
         for table, family in _FAMILIES.items()
-        if table != "context_attention_perf"
+        if "context" not in table
     }
     return {family: versions for family, versions in found.items() if versions}
 
@@ -398,8 +539,24 @@ def _read_experts(path: Path) -> dict[str, npt.NDArray[Any]]:
     columns = _read(path, (*names, "moe_dtype", "moe_tp_size", "moe_ep_size"))
     columns["latency_ns"] = columns.pop("latency") * 1e6
     whole = (columns.pop("moe_tp_size") == 1) & (columns.pop("moe_ep_size") == 1)
-    whole &= columns.pop("moe_dtype") == "bfloat16"
+    whole &= np.isin(columns["moe_dtype"], _EXPERT_TYPES)
     return {name: column[whole] for name, column in columns.items()}
+
+
+def _read_latent(path: Path) -> dict[str, npt.NDArray[Any]]:
+    columns = _read(
+        path, ("num_heads", "batch_size", "isl", "step", "kv_cache_dtype", "gemm_type", "latency", "architecture")
+    )
+    columns["latency_ns"] = columns.pop("latency") * 1e6
+    plain = (columns.pop("kv_cache_dtype") == "bfloat16") & (columns.pop("gemm_type") == "bfloat16")
+    plain &= columns.pop("architecture") == "DeepseekV3ForCausalLM"  # whose widths latent.py knows
+    return {name: column[plain] for name, column in columns.items()}
+
+
+def _read_products(path: Path) -> dict[str, npt.NDArray[Any]]:
+    columns = _read(path, ("op_name", "bmm_dtype", "num_heads", "num_tokens", "latency"))
+    columns["latency_ns"] = columns.pop("latency") * 1e6
+    return columns
 
 
 # The tables count elements of two bytes: 67,108,864 of them take the 466 us that nccl-tests measured for 134 MB on the same
@@ -452,9 +609,13 @@ def _read(path: Path, names: tuple[str, ...], optional: tuple[str, ...] = ()) ->
 
 _READERS: dict[str, Callable[[Path], dict[str, npt.NDArray[Any]]]] = {
     "gemm_perf": _read_gemm,
+    _GRAPH_TABLE: _read_gemm,
     "context_attention_perf": _read_attention,
     "generation_attention_perf": _read_attention,
     "moe_perf": _read_experts,
+    "mla_bmm_perf": _read_products,
+    "mla_context_module_perf": _read_latent,
+    "mla_generation_module_perf": _read_latent,
     "custom_allreduce_perf": _read_all_reduce,
     "nccl_perf": _read_nccl,
 }

@@ -38,6 +38,7 @@ _ELEMENT_BYTES = {
 }  # fmt: skip
 _MEASURED_TYPES = {"bf16", "bfloat16", "f16", "fp16", "float16", "half"}
 _BFLOAT16_TYPES = {"bf16", "bfloat16"}
+_FP8_TYPES = {"fp8", "f8e4m3", "f8e5m2"}
 _FLOAT32_SLOWDOWN = 16  # dense bf16 tensor rate over float32 outside the tensor cores (H100: 989 / 67 TFLOPS)
 
 
@@ -175,6 +176,10 @@ class EnginePredictor:
     def _price_gemm(self, launch: LaunchLike) -> Price:
         m, n, k, batch = launch.args[:4]
         types = launch.name.lower().split(",")
+        if types[0] in _BFLOAT16_TYPES and batch > 1 and self._explained:
+            own = self._explained[0].operators.head_product(m, n, k, batch)
+            if own is not None:
+                return self._price_of(own, family="matrix products")
         if types[0] in _MEASURED_TYPES:
             found = self._gemm.predict(m, n, k, max(batch, 1))
             if self._explained:  # within a step of the model that runs
@@ -187,6 +192,10 @@ class EnginePredictor:
         size = _ELEMENT_BYTES.get(types[0])
         if size is None:
             return self._price_unknown(f"gemm {launch.name}")
+        if types[0] in _FP8_TYPES and self._explained:
+            quantised = self._explained[0].operators.quantised_product(m, (n, k))
+            if quantised is not None and max(batch, 1) == 1:
+                return self._price_of(quantised, family="matrix products")
         return self._price_of(self._unmeasured_gemm(m, n, k, max(batch, 1), size), family="matrix products")
 
     def _price_collective(self, launch: LaunchLike) -> Price:
@@ -218,7 +227,7 @@ class EnginePredictor:
             except CompositionError as error:
                 raise PredictorError(f"kernel {launch.name}: {error}") from error
         operators = self._explained[0].operators if self._explained else None
-        priced = rule.price(operators, self.device, launch.args, launch.tokens, batch)
+        priced = rule.price(operators, self.device, launch.args, launch.tokens, batch, launch.name)
         if priced is None:
             return self._price_unknown(launch.name, rule.depends(operators))
         prediction, depends = priced

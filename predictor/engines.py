@@ -37,8 +37,10 @@ class StepRecipe:
 
     copies: input tensors to the device; preparation: kernels that prepare inputs, preparation_prefill: more of them when
     a sequence joins; metadata: kernels that prepare attention; qk_norm_rope, rope: kernels of the rotary embedding with
-    and without head norms; attention: kernels of one layer's attention; sampling: small kernels beside the sampler's
-    own; own_all_reduce_bytes: largest tensor that the engine reduces with a kernel of its own and not with NCCL.
+    and without head norms; latent_norm_rope: of the norm of the latent vector and the rotary embedding; latent_short_prompt:
+    longest prompt that latent attention computes as it does decodes, without making keys and values of it; attention:
+    kernels of one layer's attention; sampling: small kernels beside the sampler's own; own_all_reduce_bytes: largest tensor
+    that the engine reduces with a kernel of its own and not with NCCL.
     """
 
     copies: int = 0
@@ -47,6 +49,8 @@ class StepRecipe:
     metadata: int = 0
     qk_norm_rope: int = 1
     rope: int = 1
+    latent_norm_rope: int = 2
+    latent_short_prompt: int = 0
     attention: int = 2
     sampling: int = 0
     own_all_reduce_bytes: int = 0

@@ -37,15 +37,28 @@ TILE = 64
 
 _CACHE_LIMIT = 65536
 
-Curve = tuple[list[int], list[float], Coverage]
+Curve = tuple[list[int], list[float], Coverage, list[bool]]
 
 
 class GemmModel:
     """Durations of `m x k times k x n` products of one element type on one device."""
 
     def __init__(
-        self, table: GemmTable, device: DeviceSpec, element_bytes: int = 2, accuracy: Accuracy = accuracies.DEFAULT
+        self,
+        table: GemmTable,
+        device: DeviceSpec,
+        element_bytes: int = 2,
+        accuracy: Accuracy = accuracies.DEFAULT,
+        *,
+        launches: int = 1,
+        family: str = accuracies.GEMM,
     ) -> None:
+        """element_bytes: of the weights; launches: kernels of one product, the gaps after them are inside each figure;
+        family: whose errors they have.
+        """
+        self._launches = launches
+        self._family = family
+        self._replaced = table.replaced
         self._device = device
         self._accuracy = accuracy
         self._least_coverage = table.coverage
@@ -69,17 +82,22 @@ class GemmModel:
         return found
 
     def light_ns(self, m: int, n: int, k: int, batch: int = 1) -> float:
-        """Speed of light. Weights come from memory; rows may still lie in the L2 cache."""
-        return self._device.light_ns(self._element_bytes * n * k * batch, 2.0 * m * n * k * batch)
+        """Speed of light. Weights come from memory; rows may still lie in the L2 cache. Elements of one byte are
+        multiplied at twice the rate of those of two.
+        """
+        operations = 2.0 * m * n * k * batch * min(self._element_bytes, 2) / 2
+        return self._device.light_ns(self._element_bytes * n * k * batch, operations)
 
     def _predict(self, m: int, n: int, k: int, batch: int) -> Prediction:
         if min(m, n, k, batch) <= 0:
             found = accuracies.ANALYTICAL  # a product of nothing is a valid launch
             return Prediction(self._device.kernel_floor_ns, Coverage.ANALYTICAL, found.median, found.p90)
-        curve_m, curve_ns, coverage = self._curve(n * batch, k)
+        curve_m, curve_ns, coverage, foreign = self._curve(n * batch, k)
         if batch > 1:
             coverage = Coverage.EXTRAPOLATED
         at = bisect_left(curve_m, m)
+        if foreign and any(foreign[max(at - 1, 0) : at + 1]):
+            coverage = Coverage.EXTRAPOLATED
         if at == len(curve_m):
             latency_ns = curve_ns[-1] * m / curve_m[-1]
             coverage = Coverage.EXTRAPOLATED
@@ -89,14 +107,17 @@ class GemmModel:
             weight = tile_weight(curve_m[at - 1], m, curve_m[at])
             latency_ns = curve_ns[at - 1] * (1 - weight) + curve_ns[at] * weight
             coverage = max(coverage, Coverage.INTERPOLATED)
-        # One gap between graph nodes is inside each measured figure; the step adds gaps itself.
-        duration_ns = max(latency_ns - self._device.graph_gap_ns, self.light_ns(m, n, k, batch))
+        # The gaps between graph nodes are inside each measured figure; the step adds gaps itself.
+        gaps_ns = self._launches * self._device.graph_gap_ns
+        duration_ns = max(latency_ns - gaps_ns, self.light_ns(m, n, k, batch))
         coverage = max(coverage, self._least_coverage)
-        error = self._accuracy.of(accuracies.GEMM, coverage)
+        error = self._accuracy.of(self._family, coverage)
         return Prediction(round(duration_ns), coverage, error.median, error.p90)
 
     def _curve(self, n: int, k: int) -> Curve:
-        """Latency over the measured m at any (n, k), and the coverage of a query at a measured m."""
+        """Latency over the measured m at any (n, k), the coverage of a query at a measured m, and which m have cells that
+        another table gave (empty: none).
+        """
         if (n, k) not in self._curves:
             rows, row_weight, row_coverage = _between(self._n, n)
             columns, column_weight, column_coverage = _between(self._k, k)
@@ -107,7 +128,10 @@ class GemmModel:
                 if weight and other
             )
             latency = np.exp(rate + np.log(float(n)) + np.log(float(k)))
-            self._curves[n, k] = (self._m, latency.tolist(), max(row_coverage, column_coverage))
+            foreign: list[bool] = []
+            if self._replaced is not None:
+                foreign = np.asarray(self._replaced[:, list(rows), :][:, :, list(columns)].any(axis=(1, 2))).tolist()
+            self._curves[n, k] = (self._m, latency.tolist(), max(row_coverage, column_coverage), foreign)
         return self._curves[n, k]
 
 
@@ -126,7 +150,7 @@ def steady_streaming(table: GemmTable, device: DeviceSpec, element_bytes: int) -
     k = table.k[None, None, :].astype(float)
     size_bytes = element_bytes * (n * k + m * (n + k))
     streaming_ns = size_bytes * 1e9 / device.memory_bandwidth_bytes_per_s
-    arithmetic_ns = 2.0 * m * n * k * 1e9 / device.bf16_flops_per_s
+    arithmetic_ns = min(element_bytes, 2) * m * n * k * 1e9 / device.bf16_flops_per_s
     streams = streaming_ns > 2.0 * arithmetic_ns
     inverse_rate = np.where(streams, table.latency_ns / size_bytes, np.nan)
     steady = table.latency_ns.copy()

@@ -28,6 +28,8 @@ ARGUMENTS = {"grid_x": 0, "grid_y": 1, "grid_z": 2, "block_x": 3, "block_y": 4, 
 
 _ATTENTION = "attention"
 _EXPERTS = "experts"
+_QUANTISED = "quantised_product"
+_EXPERT_ACTIVATION = "expert_activation"
 _MEMORY = "memory"
 _INCLUDED = "included"
 _FIXED = "fixed"
@@ -66,8 +68,10 @@ class KernelRule:
         args: Sequence[int],
         tokens: int,
         batch: BatchComposition | None,
+        name: str = "",
     ) -> tuple[Prediction, int] | None:
-        """Duration and what of the annotation it depends on; None when the launch does not tell enough.
+        """Duration and what of the annotation it depends on; None when the launch does not tell enough. name: the
+        kernel's, where the rule reads a shape from it.
 
         Without an annotation (warm-up, profiling) tokens and rows are those of the launch's grid where the rule has
         one.
@@ -76,6 +80,8 @@ class KernelRule:
             return Prediction(0, Coverage.ANALYTICAL, 0.0), 0
         if self.operator == _FIXED:
             return analytical(self.duration_ns), 0
+        if self.operator == _EXPERT_ACTIVATION and operators is not None and operators.model.experts:
+            return Prediction(0, Coverage.ANALYTICAL, 0.0), 0
         if self.operator == _ATTENTION:
             if batch is None or operators is None:
                 return None
@@ -85,6 +91,9 @@ class KernelRule:
             if operators is None or not operators.model.experts or tokens <= 0:
                 return None
             return _share_of(operators.experts(tokens), self.share), _DEPENDS_TOKENS
+        if self.operator == _QUANTISED:
+            product = operators.quantised_product(tokens, self._shape_in(name)) if operators and tokens > 0 else None
+            return None if product is None else (_share_of(product, self.share), _DEPENDS_TOKENS)
         depends = 0
         needs_tokens, needs_rows = self._needs(operators)
         row_count = 0
@@ -105,7 +114,7 @@ class KernelRule:
         if self.operator != _MEMORY:
             if operators is None:
                 return None
-            return operators.memory(self.operator, tokens, row_count, share=self.share), depends
+            return operators.memory(self._traffic_name(), tokens, row_count, share=self.share), depends
         widths: Mapping[str, int] = operators.model.widths() if operators else {"one": 1}
         try:
             token_bytes = sum(widths[name] * each for name, each in self.bytes_per_token.items())
@@ -129,7 +138,7 @@ class KernelRule:
             return 0
         if self.operator == _ATTENTION:
             return _DEPENDS_BATCH
-        if self.operator == _EXPERTS:
+        if self.operator in (_EXPERTS, _QUANTISED):
             return _DEPENDS_TOKENS
         if self.operator != _MEMORY and operators is None:
             return _DEPENDS_TOKENS | _DEPENDS_BATCH
@@ -138,10 +147,21 @@ class KernelRule:
             _DEPENDS_BATCH if needs_rows and not self.rows else 0
         )
 
+    def _traffic_name(self) -> str:
+        """In a model without experts their activation is that of a dense layer."""
+        return "silu_mul" if self.operator == _EXPERT_ACTIVATION else self.operator
+
+    def _shape_in(self, name: str) -> tuple[int, int] | None:
+        """(n, k) of a product whose kernel has them in its name: groups of these names in the rule's expression."""
+        if not self.pattern.groupindex.keys() >= {"n", "k"}:
+            return None
+        found = self.pattern.search(name)
+        return (int(found["n"]), int(found["k"])) if found else None
+
     def _needs(self, operators: Operators | None) -> tuple[bool, bool]:
         if self.operator == _MEMORY:
             return bool(self.bytes_per_token), bool(self.bytes_per_row)
-        traffic = operators.traffic.get(self.operator) if operators else None
+        traffic = operators.traffic.get(self._traffic_name()) if operators else None
         return bool(traffic and traffic.token_bytes), bool(traffic and (traffic.row_bytes or traffic.row_walks))
 
 
@@ -194,7 +214,7 @@ def _rule(entry: Any, where: str) -> KernelRule:
     if unknown:
         raise KernelMapError(f"{where}: unknown field `{unknown[0]}` (known: {', '.join(sorted(_FIELDS))})")
     operator = str(entry["operator"])
-    known = {_ATTENTION, _EXPERTS, _MEMORY, _INCLUDED, _FIXED, *OPERATORS}
+    known = {_ATTENTION, _EXPERTS, _QUANTISED, _EXPERT_ACTIVATION, _MEMORY, _INCLUDED, _FIXED, *OPERATORS}
     if operator not in known:
         raise KernelMapError(f"{where}: unknown operator `{operator}` (known: {', '.join(sorted(known))})")
     part = str(entry.get("part") or "")
@@ -232,5 +252,5 @@ def _rule(entry: Any, where: str) -> KernelRule:
 OPERATORS = (
     "embedding", "input_norm", "post_attention_norm", "final_norm", "qk_norm_rope", "kv_cache_write", "silu_mul",
     "gather_rows", "logits_to_float", "temperature", "top_k_mask", "softmax", "top_p_sampling",
-    "gumbel_sampling", "expert_routing", "small",
+    "gumbel_sampling", "expert_routing", "key_concat", "small",
 )  # fmt: skip

@@ -1,7 +1,8 @@
 """What a model's shape says about its operators: read from a Hugging Face `config.json`, never from weights.
 
-Decoder-only transformers are priced so far, dense or with a mixture of experts in every layer. Everything else must be
-refused by name: a model priced as another one would look plausible and be wrong by a factor.
+Decoder-only transformers are priced so far: dense or with a mixture of experts, with multi-head latent attention, with
+weights in bfloat16 or in FP8. Everything else must be refused by name: a model priced as another one would look plausible
+and be wrong by a factor.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperlapse.predictor.prediction import UnsupportedModelError
+from hyperlapse.predictor.quantization import BFLOAT16, element_type, weight_bytes_of
 
 # Architecture -> does it normalise each head's query and key before the rotary embedding?
 _DENSE = {
@@ -26,18 +28,27 @@ _DENSE = {
 _EXPERTS = {
     "MixtralForCausalLM": (False, "intermediate_size"),
     "Qwen3MoeForCausalLM": (True, "moe_intermediate_size"),
+    "DeepseekV2ForCausalLM": (False, "moe_intermediate_size"),
+    "DeepseekV3ForCausalLM": (False, "moe_intermediate_size"),
 }
+
+# Of these, those with latent attention, a first few dense layers and experts that every token goes through.
+_LATENT = ("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM")
 
 # A field of config.json that marks what cannot be priced yet, and how to say it.
 _REFUSED = (
-    ("n_shared_experts", "shared experts (MoE)"),
-    ("shared_expert_intermediate_size", "shared experts (MoE)"),
-    ("n_routed_experts", "this mixture of experts (MoE)"),
+    ("shared_expert_intermediate_size", "gated shared experts (MoE)"),
     ("mlp_only_layers", "a mixture of experts (MoE) in some of the layers only"),
-    ("kv_lora_rank", "multi-head latent attention (MLA)"),
-    ("quantization_config", "quantised weights"),
+    ("index_topk", "sparse attention"),
     ("vision_config", "a vision encoder"),
     ("audio_config", "an audio encoder"),
+)
+
+# The same, where the architecture is not one that has it.
+_REFUSED_ELSEWHERE = (
+    ("n_shared_experts", "shared experts (MoE)"),
+    ("n_routed_experts", "this mixture of experts (MoE)"),
+    ("kv_lora_rank", "multi-head latent attention (MLA)"),
 )
 
 _VOCABULARY_PADDING = 64  # rows; what vLLM, SGLang and Megatron pad a shared vocabulary to
@@ -53,6 +64,26 @@ NO_FILTER = ("gumbel_sampling",)
 
 
 @dataclass(frozen=True, slots=True)
+class LatentShape:
+    """Multi-head latent attention: keys and values of a token are one vector of `kv_rank` and `rope` elements, from which
+    `nope` elements of each head's key and `value` of its value are made by a product.
+
+    q_rank: width of the queries' own latent vector, 0 where queries come from the hidden state at once.
+    """
+
+    q_rank: int
+    kv_rank: int
+    nope: int
+    rope: int
+    value: int
+
+    @property
+    def cached(self) -> int:
+        """Elements that the KV cache keeps of a token in one layer."""
+        return self.kv_rank + self.rope
+
+
+@dataclass(frozen=True, slots=True)
 class ModelConfig:
     """Shapes of a transformer on one GPU of `tp` (all counts are per GPU where a GPU holds a shard).
 
@@ -60,6 +91,11 @@ class ModelConfig:
     experts, active_experts: zero for a dense model, else those of each layer and those that a token goes through, and
     `intermediate` is the width of one; sampling: operators of the sampler, from the filters that generation_config.json
     makes the default of each request; tied: the output layer uses the embedding's weights.
+
+    weights: database name of the element type of the layers' products and experts (router and output layer have the
+    model's); dense_layers: how many of the first layers have no experts, and dense_intermediate their width;
+    shared_intermediate: width of the experts that every token goes through, all together; latent: with multi-head latent
+    attention, where kv_heads and head_dim say nothing of the cache.
     """
 
     name: str
@@ -79,6 +115,11 @@ class ModelConfig:
     active_experts: int = 0
     sampling: tuple[str, ...] = TOP_K_AND_TOP_P
     tied: bool = False
+    weights: str = BFLOAT16
+    dense_layers: int = 0
+    dense_intermediate: int = 0
+    shared_intermediate: int = 0
+    latent: LatentShape | None = None
 
     @property
     def vocab_shard(self) -> int:
@@ -91,20 +132,49 @@ class ModelConfig:
     @property
     def parameters(self) -> int:
         """Weights of the whole model, norms included (of a model on one GPU)."""
-        attention = self.hidden * (2 * self.q_width + 2 * self.kv_width)
         norms = 2 * self.hidden + (2 * self.head_dim if self.qk_norm else 0)
-        feed_forward = 3 * self.hidden * self.intermediate * max(self.experts, 1) + self.hidden * self.experts
         embeddings = self.vocab * self.hidden * (1 if self.tied else 2)
-        return self.layers * (attention + norms + feed_forward) + embeddings + self.hidden
+        return self._products + self.layers * norms + self._routers + embeddings + self.hidden
+
+    @property
+    def _products(self) -> int:
+        """Weights of the layers' products and experts, which quantisation makes smaller."""
+        latent = self.latent
+        if latent is None:
+            attention = self.hidden * (2 * self.q_width + 2 * self.kv_width)
+        else:
+            q_inputs = latent.q_rank or self.hidden
+            attention = (
+                self.hidden * (latent.q_rank + latent.cached)
+                + q_inputs * self.q_width
+                + latent.kv_rank * self.heads * (latent.nope + latent.value)
+                + self.heads * latent.value * self.hidden
+            )
+        each = self.intermediate * max(self.experts, 1) + self.shared_intermediate
+        sparse_layers = self.layers - self.dense_layers
+        feed_forward = 3 * self.hidden * (sparse_layers * each + self.dense_layers * self.dense_intermediate)
+        return self.layers * attention + feed_forward
+
+    @property
+    def _routers(self) -> int:
+        return (self.layers - self.dense_layers) * self.hidden * self.experts
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the weights in the model's own type."""
-        return self.parameters * self.dtype_bytes
+        """Bytes of the weights; the scales of quantised ones (at most 0.1 % of them) are not counted."""
+        products = self._products
+        return round(products * self.product_bytes) + (self.parameters - products) * self.dtype_bytes
+
+    @property
+    def product_bytes(self) -> int:
+        """Bytes of an element of the layers' products."""
+        return weight_bytes_of(self.weights) or self.dtype_bytes
 
     @property
     def kv_bytes_per_token(self) -> int:
         """KV cache of one token over all layers."""
+        if self.latent is not None:
+            return self.layers * self.latent.cached * self.kv_dtype_bytes
         return 2 * self.layers * self.kv_width * self.kv_dtype_bytes
 
     @property
@@ -136,6 +206,11 @@ class ModelConfig:
             "heads": self.heads,
             "kv_heads": self.kv_heads,
             "head_dim": self.head_dim,
+            "kv_rank": self.latent.kv_rank if self.latent else 0,
+            "rope": self.latent.rope if self.latent else 0,
+            "value": self.heads * (self.latent.value if self.latent else self.head_dim),
+            "shared": self.shared_intermediate,
+            "dense": self.dense_intermediate,
             "one": 1,
         }
 
@@ -173,23 +248,27 @@ class ModelConfig:
         block_size: int = 16,
     ) -> ModelConfig:
         """As from_json, of a configuration that is already read."""
-        for field, what in _REFUSED:
-            if config.get(field):
-                raise UnsupportedModelError(f"{name}: {what} cannot be priced yet (config.json has `{field}`)")
         architectures = config.get("architectures") or []
         architecture = architectures[0] if architectures else str(config.get("model_type"))
+        for field, what in (*_REFUSED, *(() if architecture in _LATENT else _REFUSED_ELSEWHERE)):
+            if config.get(field):
+                raise UnsupportedModelError(f"{name}: {what} cannot be priced yet (config.json has `{field}`)")
         if architecture not in _DENSE and architecture not in _EXPERTS:
             known = ", ".join(sorted((*_DENSE, *_EXPERTS)))
             raise UnsupportedModelError(f"{name}: architecture {architecture} cannot be priced yet (known: {known})")
-        experts_field = "num_experts" if config.get("num_experts") else "num_local_experts"
+        weights = element_type(config.get("quantization_config"), name)
+        experts_field = next(
+            (field for field in ("num_experts", "n_routed_experts") if config.get(field)), "num_local_experts"
+        )
         experts = _count(config, experts_field, name) if config.get(experts_field) or architecture in _EXPERTS else 0
         if architecture in _DENSE and experts:
             raise UnsupportedModelError(f"{name}: {architecture} with a mixture of experts (MoE) cannot be priced yet")
-        if config.get("decoder_sparse_step", 1) != 1:
-            raise UnsupportedModelError(
-                f"{name}: a mixture of experts (MoE) in some of the layers only cannot be priced yet"
-                " (config.json has `decoder_sparse_step`)"
-            )
+        for field in ("decoder_sparse_step", "moe_layer_freq"):
+            if config.get(field, 1) != 1:
+                raise UnsupportedModelError(
+                    f"{name}: a mixture of experts (MoE) in every second layer cannot be priced yet"
+                    f" (config.json has `{field}`)"
+                )
         qk_norm, width = _EXPERTS.get(architecture) or (_DENSE[architecture], "intermediate_size")
         if config.get("use_sliding_window", architecture == "MistralForCausalLM") and config.get("sliding_window"):
             raise UnsupportedModelError(f"{name}: sliding-window attention cannot be priced yet")
@@ -208,7 +287,16 @@ class ModelConfig:
         intermediate = _count(config, width, name)
         vocab = _count(config, "vocab_size", name)
         active = _count(config, "num_experts_per_tok", name) if architecture in _EXPERTS else 0
-        head_dim = _count({"head_dim": max(hidden // heads, 1), **_given(config)}, "head_dim", name)
+        latent = _latent(config, name) if architecture in _LATENT else None
+        if latent is not None:
+            head_dim, kv_heads = latent.nope + latent.rope, heads
+        else:
+            head_dim = _count({"head_dim": max(hidden // heads, 1), **_given(config)}, "head_dim", name)
+        dense_layers, dense_intermediate, shared = 0, 0, 0
+        if architecture in _LATENT:
+            dense_layers = min(int(config.get("first_k_dense_replace") or 0), layers)
+            dense_intermediate = _count(config, "intermediate_size", name)
+            shared = int(config.get("n_shared_experts") or 0) * intermediate
         if heads % kv_heads:
             raise UnsupportedModelError(f"{name}: {heads} attention heads cannot share {kv_heads} key-value heads")
         if experts and active > experts:
@@ -217,6 +305,14 @@ class ModelConfig:
             raise UnsupportedModelError(f"{name}: a tensor-parallel size must be 1 or more, not {tp}")
         if tp > 1 and experts:
             raise UnsupportedModelError(f"{name}: experts shared by {tp} GPUs cannot be priced yet: use one GPU")
+        if latent is not None and weights != BFLOAT16:
+            raise UnsupportedModelError(
+                f"{name}: multi-head latent attention with quantised weights cannot be priced yet"
+            )
+        if latent is not None and _KV_BYTES[kv] == 1:
+            raise UnsupportedModelError(
+                f"{name}: multi-head latent attention with an fp8 KV cache cannot be priced yet"
+            )
         for what, count in (("attention heads", heads), ("intermediate size", intermediate)):
             if count % tp:
                 raise UnsupportedModelError(f"{name}: {tp} GPUs cannot share {count} {what} evenly")
@@ -239,7 +335,24 @@ class ModelConfig:
             experts=experts,
             active_experts=active,
             tied=bool(config.get("tie_word_embeddings", False)),
+            weights=weights,
+            dense_layers=dense_layers,
+            dense_intermediate=dense_intermediate,
+            shared_intermediate=shared,
+            latent=latent,
         )
+
+
+def _latent(config: dict[str, Any], name: str) -> LatentShape:
+    """The shape of multi-head latent attention. Raises UnsupportedModelError, which names what is missing."""
+    rank = config.get("q_lora_rank")
+    return LatentShape(
+        q_rank=0 if rank is None else _count(config, "q_lora_rank", name),
+        kv_rank=_count(config, "kv_lora_rank", name),
+        nope=_count(config, "qk_nope_head_dim", name),
+        rope=_count(config, "qk_rope_head_dim", name),
+        value=_count(config, "v_head_dim", name),
+    )
 
 
 # Far above any model: what lies beyond is a slip, and an engine would allocate for hours.

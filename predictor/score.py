@@ -33,10 +33,11 @@ from hyperlapse.predictor.database import (
     engines,
 )
 from hyperlapse.predictor.devices import DeviceSpec
-from hyperlapse.predictor.experts import ExpertModel
+from hyperlapse.predictor.experts import ExpertModel, gated_shapes, nearest_shape, reshaped
 from hyperlapse.predictor.gemm import GemmModel
 from hyperlapse.predictor.models import ModelConfig
 from hyperlapse.predictor.prediction import Coverage, DatabaseError, PredictorError
+from hyperlapse.predictor.quantization import FP8, FP8_BLOCK
 from hyperlapse.predictor.transfer import TransferredDatabase
 
 # What a score says about predictions: family and coverage. Several of one kind: the one with the largest p90 counts.
@@ -44,6 +45,11 @@ _ROLES = {
     "GEMM, one m held out": (accuracies.GEMM, "interpolated"),
     "GEMM, one (n, k) site held out": (accuracies.GEMM, "interpolated"),
     "GEMM, the last n or k held out": (accuracies.GEMM, "extrapolated"),
+    "FP8 GEMM, measured by this and by another collector": (accuracies.QUANTISED_GEMM, "measured"),
+    "FP8 GEMM, one m held out": (accuracies.QUANTISED_GEMM, "interpolated"),
+    "FP8 GEMM, one (n, k) site held out": (accuracies.QUANTISED_GEMM, "interpolated"),
+    "FP8 GEMM, the last n or k held out": (accuracies.QUANTISED_GEMM, "extrapolated"),
+    "FP8 GEMM in blocks, by what replaces host-limited cells": (accuracies.QUANTISED_GEMM, "extrapolated"),
     "decode attention, one length held out": (accuracies.DECODE, "interpolated"),
     "decode attention, one batch size held out": (accuracies.DECODE, "interpolated"),
     "decode attention, the longest held out": (accuracies.DECODE, "extrapolated"),
@@ -53,6 +59,7 @@ _ROLES = {
     "experts, balanced instead of a power law": (accuracies.EXPERTS, "measured"),
     "experts, one token count held out": (accuracies.EXPERTS, "interpolated"),
     "experts, the most tokens held out": (accuracies.EXPERTS, "extrapolated"),
+    "experts, one shape held out": (accuracies.EXPERTS, "extrapolated"),
 }
 
 
@@ -198,6 +205,7 @@ def all_scores(device: DeviceSpec, database: KernelDatabase, engine: str, *, xgb
     if xgboost:
         yield score("GEMM, one site in five held out, interpolation", gemm_folds(gemm, device))
         yield score("GEMM, one site in five held out, xgboost", gemm_folds_xgboost(gemm, device))
+    yield from quantised_scores(database, device, engine)
     yield score(
         "decode attention, one length held out", attention_held_out(database, device, "decode", "length"), "1.1"
     )
@@ -209,6 +217,31 @@ def all_scores(device: DeviceSpec, database: KernelDatabase, engine: str, *, xgb
     yield score("prefill attention, one batch size held out", attention_held_out(database, device, "prefill", "batch"))
     yield score("prefill attention, second half over the first half", chunks(database, device))
     yield from expert_scores(database, device)
+
+
+def quantised_scores(database: KernelDatabase, device: DeviceSpec, engine: str) -> Iterator[Score]:
+    """Products in FP8; nothing where none was measured."""
+    if FP8 not in database.gemm_dtypes():
+        return
+    table = database.gemm(FP8)
+    others = [found for _, found in _collections(database.system, engine, FP8)]
+    scatter = [score("FP8 GEMM, measured by this and by another collector", _common(table, other)) for other in others]
+    if scatter:
+        yield min(scatter, key=lambda each: each.p90)
+    yield score("FP8 GEMM, one m held out", gemm_rows_held_out(table, device))
+    yield score("FP8 GEMM, one (n, k) site held out", gemm_sites_held_out(table, device))
+    yield score("FP8 GEMM, the last n or k held out", gemm_edges_held_out(table, device))
+    substitute = database.graph_gemm(FP8_BLOCK)
+    if substitute is None or FP8_BLOCK not in database.gemm_dtypes():
+        return
+    try:
+        blocks = database.gemm(FP8_BLOCK)
+    except DatabaseError:
+        return
+    if blocks.replaced is not None:
+        own = np.where(blocks.replaced, np.nan, blocks.latency_ns)
+        errors = _common(dataclasses.replace(blocks, latency_ns=own), substitute)
+        yield score("FP8 GEMM in blocks, by what replaces host-limited cells", errors)
 
 
 def carried_over(
@@ -312,12 +345,17 @@ _REPLICATE = "GEMM, measured by this and by another collector"
 
 def replicates(table: GemmTable, system: str, engine: str) -> Iterator[Score]:
     """The table against other engines' collections on the same product: the scatter of measuring itself."""
+    for number, collected in _collections(system, engine, "bfloat16"):
+        yield score(f"{_REPLICATE} ({number})", _common(table, collected))
+
+
+def _collections(system: str, engine: str, dtype: str) -> Iterator[tuple[int, GemmTable]]:
+    """Other engines' tables of an element type, with the engine's number among them."""
     for number, other in enumerate((name for name in engines(system) if name != engine), start=1):
         try:
-            collected = KernelDatabase.load(system, other).gemm("bfloat16")
+            yield number, KernelDatabase.load(system, other).gemm(dtype)
         except DatabaseError:
             continue
-        yield score(f"{_REPLICATE} ({number})", _common(table, collected))
 
 
 def gemm_folds(table: GemmTable, device: DeviceSpec) -> Floats:
@@ -421,6 +459,22 @@ def expert_scores(database: KernelDatabase, device: DeviceSpec) -> Iterator[Scor
         yield score("experts, balanced instead of a power law", differences)
     yield score("experts, one token count held out", np.array(inside))
     yield score("experts, the most tokens held out", np.array(last))
+    yield score("experts, one shape held out", shapes_held_out(database, device, configs))
+
+
+def shapes_held_out(database: KernelDatabase, device: DeviceSpec, configs: tuple[ExpertConfig, ...]) -> Floats:
+    """Each layer predicted from the nearest one of other widths and the same element type."""
+    errors = [np.zeros(0)]
+    gated = gated_shapes(database, configs, device)
+    for config in gated:
+        widths = config.hidden, config.intermediate
+        others = [each for each in gated if each.dtype == config.dtype and (each.hidden, each.intermediate) != widths]
+        if others:
+            like, table = nearest_shape(config, others), database.experts(config)
+            model = ExpertModel(reshaped(database.experts(like), like, config, device), config, device)
+            found = np.array([model.latency_ns(tokens)[0] for tokens in table.tokens.tolist()])
+            errors.append(found / table.latency_ns - 1)
+    return np.concatenate(errors)
 
 
 def _spread(database: KernelDatabase, config: ExpertConfig, table: ExpertTable) -> Floats:

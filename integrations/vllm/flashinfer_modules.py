@@ -1,4 +1,4 @@
-"""FlashInfer's sampling kernels without compiling them.
+"""FlashInfer's sampling kernels, and its block-wise FP8 products, without compiling them.
 
 Why: for a model that ships a generation_config.json stock vLLM samples with FlashInfer, whose CUDA modules are compiled
 with nvcc at first use. The kernels never run here, and a host without a GPU has no nvcc. So the loader of compiled
@@ -21,6 +21,7 @@ from hyperlapse.integrations.vllm.flashinfer_launch import device_limits, launch
 
 _BLOCK_THREADS = 1024  # DISPATCH_COMPUTE_CAP_NUM_THREADS in flashinfer/sampling.cuh, compute capability 8 and later
 _RADIX_FIXED_SHARED_BYTES = 2080  # RadixTopKMaskLogitsMultiCTA in flashinfer/topk.cuh: 517 words, rounded up to 16
+_SWAPPED_BELOW_ROWS = 32  # fp8_blockscale_gemm_kernel.cuh: weights and rows change places for small batches
 _REMEDY = "choose another backend for this part in vLLM's flags (for experts --moe-backend triton)"
 
 
@@ -36,6 +37,8 @@ def install() -> None:
     def build_and_load(spec: Any) -> Any:
         if spec.name == "sampling":
             return _SamplingModule()
+        if spec.name == "fp8_blockscale_gemm_90":
+            return _BlockScaleModule()
         if getattr(spec, "is_aot", False):  # only modules for nvcc have it
             return compiled(spec)
         raise NotImplementedError(
@@ -91,6 +94,41 @@ class _SamplingModule:
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         raise NotImplementedError(f"FlashInfer's sampling.{name} has no stand-in yet")
+
+
+class _BlockScaleModule:
+    """csrc/fp8_blockscale_gemm_sm90_binding.cu of FlashInfer: products of bfloat16 rows, quantised here, and FP8 weights
+    with a scale for each block. A product is written and compiled for its shape by the module itself.
+    """
+
+    def set_deepgemm_jit_include_dirs(self, *_: Any) -> None:
+        """Nothing is compiled."""
+
+    def init(self) -> _BlockScaleModule:
+        return self
+
+    def configure_workspace(self, *_: Any) -> None:
+        """No kernel runs."""
+
+    def get_workspace_size(self, m: int, n: int, k: int) -> int:
+        """Bytes: the most that any of its three runners takes, the one that quantises weights too."""
+        scales = -(-k // 128)
+        rows_bytes = -(-m // 4) * 4 * k + -(-m // 32) * 32 * scales * 4
+        return rows_bytes + n * k + scales * -(-n // 128) * 4
+
+    def run_gemm(self, rows: Any, weight: Any, out: Any, *_: Any) -> None:
+        (m, k), n = rows.shape, weight.shape[0]
+        processors, _limit = device_limits(out.device.index)
+        if rows.element_size() > 1:
+            launch(
+                "_ZN12tensorrt_llm7kernels19fp8_blockscale_gemm18scale_1x128_kernelI", out, (processors * 8, 1, 1), 256
+            )
+        kernel = "fp8_gemm_kernel_swapAB" if m < _SWAPPED_BELOW_ROWS else "fp8_gemm_kernel"
+        name = f"_ZN9deep_gemm{len(kernel)}{kernel}ILj{n}ELj{k}E"
+        launch(name, out, (processors, 1, 1), 384)
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        raise NotImplementedError(f"FlashInfer's fp8_blockscale_gemm.{name} has no stand-in yet")
 
 
 def radix_grid(rows: int, vocabulary: int, processors: int, shared_limit_bytes: int) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from vllm.v1.worker.gpu_worker import Worker
 
 from hyperlapse.integrations.vllm.compile_cache import COLD, compile_cache
 from hyperlapse.integrations.vllm.composition import Sequences, Step
+from hyperlapse.integrations.vllm.deep_gemm_kernels import install as install_deep_gemm_kernels
 from hyperlapse.integrations.vllm.flashinfer_modules import install as install_flashinfer_modules
 from hyperlapse.integrations.vllm.host_time import HostTime, charger
 from hyperlapse.integrations.vllm.profile import EngineProfile, ensure_profile, profile_directory, say
@@ -44,7 +45,9 @@ class KernelWorker(Worker):  # type: ignore[misc]  # vLLM is not installed where
         check_version()
         refuse_configuration(self.vllm_config, "kernel")
         install_flashinfer_modules()
-        self._runner = runner()
+        if self.model_config.quantization is not None:
+            install_deep_gemm_kernels()
+        self._runner = runner(self.vllm_config)
         self._tell_of_cascade = cascade_watch(self.vllm_config)
         self._charge_step = charger(HostTime.load().engine_step_ns)
         self._sequences, self._sampler = Sequences(), sampler_of(self.vllm_config)

@@ -34,7 +34,12 @@ from vllm.v1.worker.gpu_worker import Worker
 from hyperlapse.integrations.vllm.compile_cache import COLD, compile_cache
 from hyperlapse.integrations.vllm.kernel_worker import KernelWorker
 from hyperlapse.integrations.vllm.profile import encode_spec, say
-from hyperlapse.integrations.vllm.versions import compilation_times, compiled_something, prefills_are_uniform
+from hyperlapse.integrations.vllm.versions import (
+    compilation_times,
+    compiled_something,
+    configured_runner,
+    prefills_are_uniform,
+)
 
 
 class ProfilingWorker(KernelWorker):
@@ -88,7 +93,7 @@ class ProfilingWorker(KernelWorker):
             "tasks": list(self.get_supported_tasks()),
             "attention": self._attention_backends(),
             "graphs": graphs.to_json(),
-            "uniform_prefills": prefills_are_uniform(),
+            "uniform_prefills": prefills_are_uniform(configured_runner(self.vllm_config)),
         }
 
 

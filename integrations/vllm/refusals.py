@@ -16,7 +16,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from hyperlapse.integrations.vllm.versions import model_runner
+from hyperlapse.integrations.vllm.versions import configured_runner
 
 REFUSED_ROUTES: Mapping[str, str] = dict.fromkeys(
     ("/generative_scoring", "/v1/score", "/score", "/rerank", "/v1/rerank", "/v2/rerank"),
@@ -44,7 +44,7 @@ _OTHER_SPELLINGS = (b"\\u00", b"\0")  # of ASCII letters in JSON: escaped, or in
 def refused(path: str, body: bytes, engine: Callable[[], Any]) -> str | None:
     """Why this request cannot be answered; None when it can. Bodies that are no JSON are the engine's.
 
-    engine: gives vLLM's engine client (AsyncLLM); called only for a request whose ids have to be counted.
+    engine: gives vLLM's engine client (AsyncLLM); called only for a request that the model runner may not hold.
     """
     if path in REFUSED_ROUTES:
         return REFUSED_ROUTES[path]
@@ -64,11 +64,9 @@ def _in_fields(fields: dict[str, Any], engine: Callable[[], Any]) -> str | None:
     for name, why in REFUSED_FIELDS.items():
         if fields.get(name) is not None:
             return f"`{name}` cannot be answered on virtual GPUs: {why}"
-    if model_runner() == "V1":
-        return None
     for name, limit in LIMITS.items():
         value = fields.get(name)
-        if isinstance(value, (list, dict)) and len(value) > limit:
+        if isinstance(value, (list, dict)) and len(value) > limit and _is_bounded(engine()):
             return (
                 f"`{name}` has {len(value)} entries: vLLM's model runner holds {limit} and ends the engine at more. Send "
                 f"at most {limit}"
@@ -78,8 +76,15 @@ def _in_fields(fields: dict[str, Any], engine: Callable[[], Any]) -> str | None:
     return None
 
 
+def _is_bounded(engine: Any) -> bool:
+    """Model runner V2 holds so many entries only; V1 any number."""
+    return configured_runner(engine.vllm_config) == "V2"
+
+
 def _beyond_the_runner(fields: dict[str, Any], engine: Any) -> str | None:
     """What the model runner of this engine would raise for."""
+    if not _is_bounded(engine):
+        return None
     from vllm import envs
 
     params = completed(fields, engine)

@@ -1,4 +1,5 @@
-"""What the workers need to know of vLLM's model runner V1 (vllm/v1/worker/gpu_model_runner.py), the only one until 0.19.
+"""What the workers need to know of vLLM's model runner V1 (vllm/v1/worker/gpu_model_runner.py): the only one until 0.19,
+0.23's for mixtures of experts and quantised models, and 0.32's with VLLM_USE_V2_MODEL_RUNNER=0.
 
 Why: graphs, their dispatcher and the result of a step differ between the two model runners; runner_v2.py has the same
 functions for the other. It must never reach into the runner where its result or its dispatcher tells as much.

@@ -1,4 +1,5 @@
-"""What the workers need to know of vLLM's model runner V2 (vllm/v1/worker/gpu/), the default since 0.23.
+"""What the workers need to know of vLLM's model runner V2 (vllm/v1/worker/gpu/): since 0.23 for some models, since 0.32
+for nearly all.
 
 Why: graphs, their dispatcher and the result of a step differ between the two model runners; runner_v1.py has the same
 functions for the other. It must never reach into the runner where its result or its dispatcher tells as much.
@@ -63,7 +64,7 @@ def graph_of(model_runner: Any, step: Step) -> tuple[str, int]:
     manager, tokens = model_runner.cudagraph_manager, step.tokens
     if manager is None:
         return "none", tokens
-    desc = dispatch(manager, len(step.new), tokens, step.uniform_tokens(prefills_are_uniform()))
+    desc = dispatch(manager, len(step.new), tokens, step.uniform_tokens(prefills_are_uniform("V2")))
     return graph_name(desc.cg_mode), desc.num_tokens
 
 

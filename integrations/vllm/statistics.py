@@ -18,7 +18,7 @@ from typing import Any
 from vllm.v1.metrics.loggers import StatLoggerBase
 
 from hyperlapse.integrations.vllm.plugin import warn_of_foreign_worker
-from hyperlapse.integrations.vllm.versions import model_runner, waiting_requests
+from hyperlapse.integrations.vllm.versions import configured_runner, waiting_requests
 
 
 class RunStatistics(StatLoggerBase):  # type: ignore[misc]  # vLLM is not installed where mypy runs
@@ -52,7 +52,7 @@ class RunStatistics(StatLoggerBase):  # type: ignore[misc]  # vLLM is not instal
                 "max_num_batched_tokens": scheduler.max_num_batched_tokens,
                 "max_model_len": self._config.model_config.max_model_len,
                 "async_scheduling": bool(scheduler.async_scheduling),
-                "model_runner": model_runner(),
+                "model_runner": configured_runner(self._config),
                 "worker": self._config.parallel_config.worker_cls,
             }
         )

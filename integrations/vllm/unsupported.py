@@ -111,11 +111,6 @@ def _reasons(config: Any, detail: str) -> Iterator[str]:
             "this version of vLLM has model runner V2 only as an experiment, which is not emulated: unset "
             "VLLM_USE_V2_MODEL_RUNNER, or take a newer vLLM"
         )
-    if runner == "V1" and model_runner() == "V2":
-        yield (
-            "this model or flag set runs on vLLM's model runner V1, which is not emulated in this version: unset "
-            "VLLM_USE_V2_MODEL_RUNNER, leave out the flag that vLLM's log names as not supported by V2, or take a newer vLLM"
-        )
     connector = config.kv_transfer_config
     if connector is not None and connector.kv_connector != _OFFLOADING:
         yield f"the KV connector {connector.kv_connector} is not emulated: {_NO_CONNECTOR}"
@@ -130,7 +125,6 @@ def _reasons(config: Any, detail: str) -> Iterator[str]:
 def _reasons_of_step(config: Any) -> Iterator[str]:
     parallel, model = config.parallel_config, config.model_config
     for asked, what in (
-        (model.quantization is not None, "a quantised model"),
         (bool(model.hf_overrides), "--hf-overrides (the predictor reads the model's config.json)"),
         (parallel.data_parallel_size > 1, "data parallelism"),
         (parallel.pipeline_parallel_size > 1, "pipeline parallelism"),

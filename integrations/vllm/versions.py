@@ -4,9 +4,9 @@ Why: an engine that has changed must be told before it serves a wrong number. Th
 (a field, a parameter, an attribute) and not which number it carries, so a version between two known ones works, and one
 that lacks something is refused by the name of what it lacks. What versions do differently is here and nowhere else.
 
-vLLM has two model runners: V1, which alone works until 0.19, and V2, the default since VllmConfig decides about it. Each
-version is emulated with the one that it takes by itself; what the workers need to know of it is in runner_v1.py and
-runner_v2.py, which have the same functions.
+vLLM has two model runners: V1, which alone works until 0.19, and V2. From 0.23 on VllmConfig decides between them (0.23 for
+some dense models only, 0.32 for nearly everything, both by VLLM_USE_V2_MODEL_RUNNER), and the emulation follows it; what the
+workers need to know of a runner is in runner_v1.py and runner_v2.py, which have the same functions.
 
 Asking whether the engine fits must never import it: the sources are read as text, in milliseconds, by anyone who knows
 where the package lies. Comparing version numbers was rejected: nightly builds and forks carry numbers that say nothing.
@@ -122,7 +122,7 @@ RUNNER_NEEDS = {
 
 
 def runner_in(package: Path) -> str:
-    """The model runner, V1 or V2, that the vLLM in this folder is emulated with."""
+    """The newest model runner, V1 or V2, that the vLLM in this folder has as more than an experiment."""
     return "V1" if _DECIDES.missing(package) else "V2"
 
 
@@ -148,7 +148,7 @@ def installed_package() -> Path | None:
 
 @functools.cache
 def model_runner() -> str:
-    """The model runner, V1 or V2, that the installed version is emulated with; V2 where none is installed."""
+    """The newest model runner that the installed version is emulated with, V1 or V2; V2 where none is installed."""
     package = installed_package()
     return "V2" if package is None else runner_in(package)
 
@@ -217,9 +217,9 @@ def _parts(scope: ast.AST | None) -> set[str]:
 # ----- what differs; each asks the engine that is imported -----
 
 
-def runner() -> ModuleType:
-    """runner_v1 or runner_v2, whose functions know the model runner of this version."""
-    if model_runner() == "V1":
+def runner(vllm_config: Any) -> ModuleType:
+    """runner_v1 or runner_v2, whose functions know the model runner of this configuration."""
+    if configured_runner(vllm_config) == "V1":
         from hyperlapse.integrations.vllm import runner_v1
 
         return runner_v1
@@ -280,11 +280,11 @@ def asked_logprobs(params: Any) -> int | None:
     return found
 
 
-def prefills_are_uniform() -> bool:
+def prefills_are_uniform(runner_name: str) -> bool:
     """Whether a batch of prompts with one token each may run in a graph that was captured for decoding: runner V1 and 0.23
     count tokens only, 0.32 wants context too (`get_uniform_decode_token_count`).
     """
-    if model_runner() == "V1":
+    if runner_name == "V1":
         return True
     from vllm.v1.worker.gpu import cudagraph_utils
 

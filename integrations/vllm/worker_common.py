@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperlapse.integrations.vllm.sampler import VirtualSampler
-from hyperlapse.integrations.vllm.versions import model_runner
+from hyperlapse.integrations.vllm.versions import configured_runner
 from hyperlapse.integrations.vllm.vocabulary import Vocabulary
 
 
@@ -76,7 +76,7 @@ def cascade_watch(vllm_config: Any) -> Callable[[Any], None] | None:
     """Tells the run, once, when a SchedulerOutput may run with cascade attention, which nobody prices: model runner V1
     takes it for prompts with a common beginning, by default until 0.15. None where it never does.
     """
-    if model_runner() != "V1" or vllm_config.model_config.disable_cascade_attn:
+    if configured_runner(vllm_config) != "V1" or vllm_config.model_config.disable_cascade_attn:
         return None
     cache, told = vllm_config.cache_config, False
 

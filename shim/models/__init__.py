@@ -65,7 +65,7 @@ def cache_directory() -> Path:
 
 
 # Whose repositories the bundled descriptions are of: somebody else's model of the same name may be another one.
-_PUBLISHERS = frozenset({"qwen", "meta-llama", "mistralai"})
+_PUBLISHERS = frozenset({"qwen", "meta-llama", "mistralai", "deepseek-ai"})
 
 
 def bundled_models() -> dict[str, Path]:

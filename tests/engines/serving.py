@@ -68,9 +68,10 @@ def serving(
     gpu: str = "h100-sxm-80gb",
     gpus: int = 1,
     environment: Mapping[str, str] = MappingProxyType({}),
+    model_name: str = "qwen3-14b",
 ) -> Iterator[Serving]:
-    """A server with Qwen3-14B on virtual GPUs that share its layers. fixed_step: None to price its kernels and steps."""
-    model = resolve_model("qwen3-14b")
+    """A server with this model on virtual GPUs that share its layers. fixed_step: None to price its kernels and steps."""
+    model = resolve_model(model_name)
     with Run(gpu, gpus, collective_kernels=collective_kernels()) as run:
         PricingProcess.start(
             run, fixed_step, folder / "pricing.log", models=[model.config_path], tensor_parallel_size=gpus

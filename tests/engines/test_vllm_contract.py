@@ -76,7 +76,7 @@ def test_uniform_tokens_are_the_engines(in_each: Callable[[str], str]) -> None:
             output = N(num_scheduled_tokens=new, total_num_scheduled_tokens=tokens, scheduled_spec_decode_tokens={})
             return GPUModelRunner.gather_batch_req_state(runner, output, False)[1]
 
-        prefills_too, compared, uniform = prefills_are_uniform(), 0, 0
+        prefills_too, compared, uniform = prefills_are_uniform("V2"), 0, 0
         for rows in range(1, 4):
             for batch in itertools.combinations_with_replacement(kinds, rows):
                 ordered = sorted(batch, key=lambda row: row[2])

@@ -5,6 +5,7 @@ not run, would have written (csrc/core/poison.h; all poisons: benchmarks/poison.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from hyperlapse.cli.device_time import device_time_ns
 from hyperlapse.cli.engine_environment import EngineEnvironment
 from hyperlapse.cli.result import coverage_shares
+from hyperlapse.shim.models import bundled_models
 from hyperlapse.validation.residency import RECORDED_KV_BLOCKS
 from tests.engines.serving import prompt, serving
 
@@ -45,10 +47,26 @@ class Served:
     batches: list[list[float | None]]
 
 
-def served(engine: EngineEnvironment, folder: Path, detail: str, gpu: str, *flags: str, gpus: int = 1) -> Served:
+def served(
+    engine: EngineEnvironment,
+    folder: Path,
+    detail: str,
+    gpu: str,
+    *flags: str,
+    gpus: int = 1,
+    model_name: str = "qwen3-14b",
+) -> Served:
     folder.mkdir()
     with serving(
-        engine, folder, detail, *flags, fixed_step=None, gpu=gpu, gpus=gpus, environment=POISON[detail]
+        engine,
+        folder,
+        detail,
+        *flags,
+        fixed_step=None,
+        gpu=gpu,
+        gpus=gpus,
+        environment=POISON[detail],
+        model_name=model_name,
     ) as server:
         before = device_time_ns(server.run.directory)
         ids = [server.complete(prompt(8, 600), 12), server.complete(prompt(9, 30), 12, temperature=0)]
@@ -101,3 +119,19 @@ def test_both_details_agree_where_two_gpus_share_each_layer(engine: EngineEnviro
     check_agreement(kernel, step)
     # a step of two GPUs is counted on each of them, as their kernels are; eager launches of this size are not what costs
     assert step.device_ns == pytest.approx(kernel.device_ns, rel=0.1)
+
+
+def test_kernels_of_latent_attention_and_shared_experts_have_prices(engine: EngineEnvironment, tmp_path: Path) -> None:
+    """Three layers of DeepSeek-V2-Lite, eager: a prompt that has keys and values made of it, one that has not, and
+    decodes. Whole models with their graphs, in both details: benchmarks/models.py.
+    """
+    model = tmp_path / "lite"
+    model.mkdir()
+    config = json.loads((bundled_models()["deepseek-v2-lite"] / "config.json").read_text(encoding="utf-8"))
+    (model / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}), encoding="utf-8")
+    flags = ("--enforce-eager", "--max-model-len", "4096")
+    kernel = served(engine, tmp_path / "kernel", "kernel", "h100-sxm-80gb", *flags, model_name=str(model))
+    assert kernel.attention == ["FLASH_ATTN_MLA"]
+    assert kernel.blocks > 10_000
+    assert [len(choice) for answer in kernel.ids for choice in answer] == [12, 12]
+    assert kernel.shares["unknown"] == 0

@@ -5,6 +5,7 @@ engine in tests/engines/test_vllm_refusals.py.
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,8 +20,12 @@ class CountedError(Exception):
     """The engine was asked for."""
 
 
-def the_engine() -> Any:
+def counting() -> Any:
     raise CountedError
+
+
+def the_engine(*, runner_v2: bool = True) -> Any:
+    return SimpleNamespace(vllm_config=SimpleNamespace(use_v2_model_runner=runner_v2))
 
 
 def refused(path: str, body: bytes) -> str | None:
@@ -81,7 +86,7 @@ def test_what_the_engine_can_answer(body: bytes) -> None:
 def test_what_the_engine_must_count(fields: dict[str, Any]) -> None:
     for given in (fields, {"sampling_params": fields}):
         with pytest.raises(CountedError):
-            refused(ROUTE, json.dumps(given).encode())
+            refusals.refused(ROUTE, json.dumps(given).encode(), counting)
 
 
 @pytest.mark.parametrize("name", [*LIMITS, *REFUSED_FIELDS])
@@ -93,8 +98,10 @@ def test_no_other_spelling_of_a_name_passes(name: str) -> None:
         assert refused(ROUTE, body) is not None
 
 
-def test_model_runner_v1_has_no_such_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(refusals, "model_runner", lambda: "V1")
+def test_model_runner_v1_has_no_such_bounds() -> None:
+    def refused(path: str, body: bytes) -> str | None:
+        return refusals.refused(path, body, lambda: the_engine(runner_v2=False))
+
     for fields in (
         {name: list(range(2000)) for name in LIMITS},
         {"bad_words": ["a"]},

@@ -84,7 +84,6 @@ def config(**changed: Any) -> Any:
         ({"enable_prompt_embeds": True}, "embeddings"),
         ({"return_sampling_mask": True}, "sampling masks"),
         ({"logits_processors": ["a:B"]}, "logits processors"),
-        ({"use_v2_model_runner": False}, "runner V1"),
         ({"kv_transfer_config": SimpleNamespace(kv_connector="NixlConnector")}, "NixlConnector"),
     ],
 )
@@ -99,7 +98,6 @@ def test_configurations(detail: str, changed: dict[str, Any], words: str, capsys
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"quantization": "fp8"}, "quantised"),
         ({"tensor_parallel_size": 2}, "tensor parallelism"),
         ({"hf_overrides": {"a": 1}}, "hf-overrides"),
         ({"kv_transfer_config": SimpleNamespace(kv_connector="OffloadingConnector")}, "KV offloading"),

@@ -26,6 +26,13 @@ ENGINE = "vllm"
 
 STEPS = Path(__file__).parents[2] / "integrations" / ENGINE / "steps.yaml"
 
+UNPRICED = {
+    *((model, "a100-sxm-80gb") for model in ("llama-3.1-8b-fp8", "qwen3-8b-fp8", "qwen3-30b-a3b-fp8")),
+    *((model, gpu) for model in ("qwen3-8b-fp8", "qwen3-30b-a3b-fp8") for gpu in ("rtx-4090", "rtx-pro-6000")),
+    *(("deepseek-v2-lite", gpu) for gpu in ("a100-sxm-80gb", "rtx-4090")),
+}
+"""Bundled models with a part that nobody measured on a product (nor on the one that it takes tables from)."""
+
 QWEN3_14B = {
     "architectures": ["Qwen3ForCausalLM"],
     "hidden_size": 5120,

@@ -104,7 +104,7 @@ def test_tables_of_every_measured_product() -> None:
     for name in device_names():
         device = DeviceSpec.named(name)
         found = module.measured_families(device.database_system, ENGINE)
-        assert set(found) == {"gemm", "attention", "moe"}, name
+        assert set(found) - {"mla"} == {"gemm", "attention", "moe"}, name
         assert ENGINE in module.engines(device.database_system)
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyperlapse.predictor.composition import BatchComposition
-from hyperlapse.predictor.database import ExpertConfig
+from hyperlapse.predictor.database import ExpertConfig, KernelDatabase
 from hyperlapse.predictor.devices import DeviceSpec
-from hyperlapse.predictor.experts import EXPERT_LAUNCHES, ExpertModel
+from hyperlapse.predictor.experts import EXPERT_LAUNCHES, ExpertModel, gated_shapes, nearest_shape, reshaped
 from hyperlapse.predictor.models import ModelConfig
 from hyperlapse.predictor.prediction import Coverage, PredictorError, UnsupportedModelError
 from hyperlapse.predictor.step import StepPredictor
@@ -57,9 +58,49 @@ def test_beyond_the_measured(experts: ExpertModel) -> None:
     assert (latency_ns, coverage) == (2 * (50_000 + 409_600), Coverage.EXTRAPOLATED)
 
 
-def test_an_unmeasured_layer_is_refused_with_the_measured_ones(made_up: MadeUpDatabase, device: DeviceSpec) -> None:
-    with pytest.raises(UnsupportedModelError, match=r"64x2048x768 .*measured: 128x2048x768 \(8 active\)"):
-        ExpertModel.of(made_up, dataclasses.replace(LAYER, experts=64), device, "odd")
+def test_an_unmeasured_element_type_is_refused_with_the_measured_ones(
+    made_up: MadeUpDatabase, device: DeviceSpec
+) -> None:
+    with pytest.raises(
+        UnsupportedModelError, match=r"odd: experts in fp8_block were not measured .*measured: bfloat16"
+    ):
+        ExpertModel.of(made_up, dataclasses.replace(LAYER, dtype="fp8_block"), device, "odd")
+
+
+def test_another_shape_has_the_efficiency_of_the_nearest(database: KernelDatabase, device: DeviceSpec) -> None:
+    """Each measured layer in bfloat16 from the nearest one of other widths."""
+    every = [each for each in database.expert_configs() if each.dtype == "bfloat16"]
+    measured = gated_shapes(database, every, device)
+    # Nemotron's, whose experts have two products each
+    assert set(every) - set(measured) == {ExpertConfig(2048, 5120, 22, 512), ExpertConfig(2688, 1856, 6, 128)}
+    errors = []
+    for config in measured:
+        widths = (config.hidden, config.intermediate)
+        like = nearest_shape(config, [each for each in measured if (each.hidden, each.intermediate) != widths])
+        table = database.experts(config)
+        model = ExpertModel(reshaped(database.experts(like), like, config, device), config, device)
+        assert model.predict(48).coverage is Coverage.EXTRAPOLATED
+        errors += [
+            abs(model.latency_ns(tokens)[0] / latency_ns - 1)
+            for tokens, latency_ns in zip(table.tokens.tolist(), table.latency_ns.tolist(), strict=True)
+        ]
+    median, p90 = np.percentile(errors, (50, 90))
+    assert median < 0.06
+    assert p90 < 0.15
+
+
+def test_a_shape_that_nobody_measured_is_priced(database: KernelDatabase, device: DeviceSpec) -> None:
+    """DeepSeek-V2-Lite's: more than its weights' bytes take, less than twice that, when every expert is reached."""
+    config = ExpertConfig(2048, 1408, 6, 64)
+    found = ExpertModel.of(database, config, device, "lite").predict(128)
+    least_ns = device.light_ns(2.0 * 3 * 64 * 2048 * 1408, 0.0)
+    assert least_ns < found.duration_ns < 2 * least_ns
+
+
+def test_the_nearest_shape() -> None:
+    narrow, wide = dataclasses.replace(LAYER, intermediate=512), dataclasses.replace(LAYER, intermediate=4096)
+    assert nearest_shape(dataclasses.replace(LAYER, intermediate=600), [narrow, wide]) == narrow
+    assert nearest_shape(dataclasses.replace(LAYER, intermediate=3000), [narrow, wide]) == wide
 
 
 def test_a_step_of_a_model_with_experts(made_up: MadeUpDatabase, device: DeviceSpec, qwen: ModelConfig) -> None:
