@@ -98,7 +98,7 @@ def test_configurations(detail: str, changed: dict[str, Any], words: str, capsys
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"tensor_parallel_size": 2}, "tensor parallelism"),
+        ({"pipeline_parallel_size": 2}, "pipeline parallelism"),
         ({"hf_overrides": {"a": 1}}, "hf-overrides"),
         ({"kv_transfer_config": SimpleNamespace(kv_connector="OffloadingConnector")}, "KV offloading"),
     ],
