@@ -57,7 +57,13 @@ LONGEST_LOAD_S = 365 * 86_400
 @click.command("bench", epilog=EPILOG)
 @click.option("--model", default="qwen3-14b", show_default=True, help="Bundled model, or a folder with a config.json.")
 @click.option("--gpu", default="h100-sxm-80gb", show_default=True, help="Device profile of the virtual GPUs.")
-@click.option("--gpus", type=COUNT, default=1, show_default=True, help="Virtual GPUs (tensor parallel).")
+@click.option(
+    "--gpus",
+    type=COUNT,
+    default=1,
+    show_default=True,
+    help="Virtual GPUs, which share each layer (tensor parallelism).",
+)
 @click.option(
     "--detail", type=click.Choice(["kernel", "step"]), default="step", show_default=True,
     help="kernel: the real forward pass, every launch priced; step: one launch a step, priced from the batch.",

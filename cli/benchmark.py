@@ -132,24 +132,24 @@ class BenchRun:
 def run_bench(options: BenchOptions, progress: Progress | None = None) -> BenchRun:
     """Runs one benchmark. Raises BenchError for everything that the user can do something about."""
     check_engine_flags(options.engine_flags)
-    _check_emulated(engines().values(), options)
+    sharing = _check_emulated(engines().values(), options)
     # the user's own words first, in milliseconds; then what takes longer to look for
     _check_gpus(options)
     model = _resolve_model(options.model)
     trace = _check_workload(options, model)
     _check_output(options.output)
-    _check_priced(options, model)
+    _check_priced(options, model, sharing)
     try:
         engine = find_engine(options.engine, progress=progress)
     except EngineNotFoundError as error:
         raise BenchError(str(error), status=2) from None
-    _check_emulated([engine.engine], options)
+    sharing = _check_emulated([engine.engine], options)
     if trace is None or options.stock_client:
         _check_client(engine)
     folder = make_folder(options.output)
     try:
         with _open_run(options) as run:
-            return _Bench(run, options, engine, model, trace, folder, progress or Silent()).run_all()
+            return _Bench(run, options, engine, model, sharing, trace, folder, progress or Silent()).run_all()
     except (ServingError, PricingError) as error:
         raise BenchError(f"{error}\n{_where(folder)}") from None
     except OSError as error:
@@ -167,15 +167,16 @@ def _where(folder: Path) -> str:
     return where
 
 
-def _check_emulated(known: Iterable[Engine], options: BenchOptions) -> None:
-    """Asks the integrations, before anything is started, whether one of these engines can be emulated with the flags given.
-    Raises BenchError.
+def _check_emulated(known: Iterable[Engine], options: BenchOptions) -> int:
+    """Asks the integrations, before anything is started, whether one of these engines can be emulated with the flags given,
+    and how many GPUs share a layer then. Raises BenchError.
     """
     refusals = []
     for engine in known:
         try:
-            engine.serve_args("m", options.detail, extra=options.engine_flags)
-            return
+            return engine.serve_args(
+                "m", options.detail, gpus=options.gpus, extra=options.engine_flags
+            ).tensor_parallel_size
         except ValueError as error:
             refusals.append(str(error))
     raise BenchError("\n".join(refusals), status=2)
@@ -196,6 +197,7 @@ class _Bench:
     options: BenchOptions
     engine: EngineEnvironment
     model: Model
+    sharing: int
     trace: Sequence[TraceRequest] | None
     folder: Path
     progress: Progress
@@ -211,7 +213,7 @@ class _Bench:
             options.fixed_step,
             folder / "pricing.log",
             models=[self.model.config_path],
-            tensor_parallel_size=options.gpus,
+            tensor_parallel_size=self.sharing,
             summary=folder / "pricing.json",
         )
         priced_s = time.monotonic()
@@ -319,7 +321,7 @@ class _Bench:
             served_model_name=self.model.name,
             host=HOST,
             port=port,
-            tensor_parallel_size=options.gpus,
+            gpus=options.gpus,
             extra=options.engine_flags,
         )
         charged = environment_of(host_time(options, self.engine.name), self.folder)
@@ -518,15 +520,15 @@ def _check_gpus(options: BenchOptions) -> None:
         raise BenchError(str(error), status=2) from None
 
 
-def _check_priced(options: BenchOptions, model: Model) -> None:
-    """Raises BenchError for a model that has no durations on this GPU, before anything is started."""
+def _check_priced(options: BenchOptions, model: Model, sharing: int) -> None:
+    """Raises BenchError for a model that has no durations on so many of these GPUs, before anything is started."""
     from hyperlapse.cli.priced_device import engine_predictor
     from hyperlapse.predictor.prediction import PredictorError
 
     if options.fixed_step is not None:
         return
     try:
-        engine_predictor(options.gpu, [model.config_path], tensor_parallel_size=options.gpus)
+        engine_predictor(options.gpu, [model.config_path], tensor_parallel_size=sharing)
     except (PredictorError, ValueError) as error:
         raise BenchError(str(error), status=2) from None
 

@@ -50,7 +50,7 @@ class Engine:
     a result.
 
     adapt_command: integrations.adapt_command for this engine. serve_args: its server's command, from the model's folder
-    and the detail, with the keywords executable, served_model_name, host, port, tensor_parallel_size and extra; raises
+    and the detail, with the keywords executable, served_model_name, host, port, gpus and extra; raises
     ValueError for flags that cannot be emulated. check_sources: raises EngineReleaseError when a version, whose package
     lies at a path, lacks what the integration needs. check_client: the same for what its own load generator must save.
     """

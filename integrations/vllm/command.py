@@ -65,18 +65,34 @@ def serve_args(
     served_model_name: str | None = None,
     host: str = "127.0.0.1",
     port: int = 8000,
-    tensor_parallel_size: int = 1,
+    gpus: int = 1,
     extra: Sequence[str] = (),
 ) -> ServeCommand:
     """`vllm serve` for this model at this detail. executable: how to start vLLM's command line, e.g. the path of the
-    engine environment's `vllm`; extra: flags of the user, which win over ours.
+    engine environment's `vllm`; gpus: how many it has, which share each layer (tensor parallelism) but for what the user's
+    flags divide among pipeline stages and replicas; extra: flags of the user, which win over ours. Raises ValueError for a
+    number that cannot be divided so, and for flags that cannot be emulated.
     """
+    tensor_parallel_size = gpus // _engines_and_stages(extra, gpus)
     argv = [*executable, "serve", str(model_directory), "--host", host, "--port", str(port)]
     if served_model_name is not None and not _has(extra, "--served-model-name"):
         argv += ["--served-model-name", served_model_name]
-    if tensor_parallel_size != 1 and not _has(extra, "--tensor-parallel-size", "-tp"):
+    if tensor_parallel_size != 1:
         argv += ["--tensor-parallel-size", str(tensor_parallel_size)]
     return adapt_command([*argv, *extra], detail)
+
+
+def _engines_and_stages(flags: Sequence[str], gpus: int) -> int:
+    """How many parts of one layer's GPUs there are: replicas times pipeline stages."""
+    parts = 1
+    for names in (("--data-parallel-size", "-dp"), ("--pipeline-parallel-size", "-pp")):
+        size = _value_of(flags, *names)
+        parts *= int(size) if size.isdecimal() and int(size) else 1
+    if gpus % parts:
+        raise ValueError(
+            f"{gpus} GPUs cannot be divided among {parts} replicas and pipeline stages: give --gpus {parts} or more"
+        )
+    return parts
 
 
 def adapt_command(argv: Sequence[str], detail: str) -> ServeCommand:

@@ -118,17 +118,17 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]
     engine = EngineEnvironment(Path(sys.executable), {"vllm": "0.23.0"})
     monkeypatch.setattr(benchmark, "find_engine", lambda explicit, progress: engine)
     monkeypatch.setattr(EngineEnvironment, "command", property(lambda self: [sys.executable, str(SERVER)]))
-    monkeypatch.setattr(launcher, "Run", lambda gpu, gpus: found.run)
-    monkeypatch.setattr(
-        benchmark.PricingProcess, "start", lambda run, fixed_step, log_file, models, summary: log.append("pricing")
-    )
+    monkeypatch.setattr(launcher, "Run", lambda gpu, gpus, **_: found.run)
+    monkeypatch.setattr(benchmark.PricingProcess, "start", lambda run, fixed_step, log_file, **_: log.append("pricing"))
     device_time = iter([{"measured": 10, "unknown": 0}, {"measured": 40, "unknown": 10}])
     monkeypatch.setattr(benchmark, "device_time_ns", lambda directory: next(device_time))
     monkeypatch.setattr(benchmark, "host_time", lambda options, engine: {"api_request_ns": 5})
     served = dataclasses.replace(
         default_engine(),
         serve_args=lambda model, detail, executable=(), port=0, **rest: SimpleNamespace(
-            argv=[*executable, "serve", str(model), "--port", str(port), *found.server_options], environment={}
+            argv=[*executable, "serve", str(model), "--port", str(port), *found.server_options],
+            environment={},
+            tensor_parallel_size=1,
         ),
     )
     monkeypatch.setattr(EngineEnvironment, "engine", served)
@@ -243,7 +243,8 @@ def test_no_progress_ends_the_run(stand_in: Bench) -> None:
         (["--step-fixed", "10"], "expected STEP,PER_PROMPT_TOKEN"),
         (["--trace", "/nowhere.jsonl"], "No such file"),
         (["--trace", "/nowhere.jsonl", "--rate", "3"], "--rate has no meaning with --trace"),
-        (["--gpus", "2"], "this version serves on one virtual GPU"),
+        (["--gpus", "3"], "3 GPUs cannot share 40 heads evenly"),
+        (["--gpus", "3", "--", "-dp", "2"], "cannot be divided among 2 replicas"),
         (["--input-len", "40000", "--output-len", "961"], "the longest sequence that is served is 40960 tokens"),
         (["--input-len", "900", "--output-len", "125", "--", "--max-model-len", "1024"], "is 1024 tokens"),
         (["--", "--api-key=secret"], "speaks plain HTTP without a key"),

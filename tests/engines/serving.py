@@ -84,7 +84,7 @@ def serving(
             executable=engine.command,
             served_model_name="m",
             port=port,
-            tensor_parallel_size=gpus,
+            gpus=gpus,
             extra=flags,
         )
         every = {**serve.environment, **loopback_environment(), **environment}

@@ -67,7 +67,7 @@ def test_flags_of_the_user_win() -> None:
 
 def test_serve_args() -> None:
     serve = serve_args(
-        "/models/m", "kernel", executable=["/e/bin/vllm"], served_model_name="m", port=81, tensor_parallel_size=2,
+        "/models/m", "kernel", executable=["/e/bin/vllm"], served_model_name="m", port=81, gpus=2,
         extra=["--max-num-seqs", "64"],
     )  # fmt: skip
     assert serve.argv[:3] == ["/e/bin/vllm", "serve", "/models/m"]
@@ -75,6 +75,26 @@ def test_serve_args() -> None:
     assert serve.argv[serve.argv.index("--tensor-parallel-size") + 1] == "2"
     assert serve.argv[serve.argv.index("--max-num-seqs") + 1] == "64"
     assert serve.argv[serve.argv.index("--worker-cls") + 1] == command.WORKERS["kernel"]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "flags", "shared"),
+    [
+        (4, ["--data-parallel-size", "2"], 2),
+        (8, ["-dp=2", "--pipeline_parallel_size", "2"], 2),
+        (2, ["--data-parallel-size=2"], 1),
+        (1, [], 1),
+    ],
+)
+def test_gpus_are_divided_among_replicas_and_stages(gpus: int, flags: list[str], shared: int) -> None:
+    serve = serve_args("/models/m", "kernel", gpus=gpus, extra=flags)
+    assert serve.tensor_parallel_size == shared
+    assert ("--tensor-parallel-size" in serve.argv) == (shared > 1)
+
+
+def test_gpus_that_cannot_be_divided() -> None:
+    with pytest.raises(ValueError, match=r"3 GPUs .* 2 replicas .* --gpus 2"):
+        serve_args("/models/m", "kernel", gpus=3, extra=["-dp", "2"])
 
 
 def test_unknown_detail() -> None:
