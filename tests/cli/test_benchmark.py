@@ -243,7 +243,7 @@ def test_no_progress_ends_the_run(stand_in: Bench) -> None:
         (["--step-fixed", "10"], "expected STEP,PER_PROMPT_TOKEN"),
         (["--trace", "/nowhere.jsonl"], "No such file"),
         (["--trace", "/nowhere.jsonl", "--rate", "3"], "--rate has no meaning with --trace"),
-        (["--gpus", "3"], "3 GPUs cannot share 40 heads evenly"),
+        (["--gpus", "3"], "3 GPUs cannot share 40 attention heads evenly"),
         (["--gpus", "3", "--", "-dp", "2"], "cannot be divided among 2 replicas"),
         (["--input-len", "40000", "--output-len", "961"], "the longest sequence that is served is 40960 tokens"),
         (["--input-len", "900", "--output-len", "125", "--", "--max-model-len", "1024"], "is 1024 tokens"),
