@@ -37,19 +37,20 @@ from hyperlapse.integrations.environments import EngineRelease, parse_release
 
 PAGE = ROOT / "docs" / "compatibility.md"
 DETAILS = ("step", "kernel")
+ON_TWO_GPUS = ("0.32.0", "0.15.1")  # releases that are tried with a layer's weights on two GPUs, too
 BOOT_LIMIT_S = 2400
 UNKNOWN_LIMIT = 0.01
 MODEL, GPU = "qwen3-14b", "h100-sxm-80gb"
 UNSUPPORTED = re.compile(r"(\w+) is not supported \(called from")
 COLUMNS = (
-    "version", "detail", "torch", "CUDA", "model runner", "KV blocks", "unknown", "unsupported calls", "TPOT, ms",
+    "version", "GPUs", "detail", "torch", "CUDA", "model runner", "KV blocks", "unknown", "unsupported calls", "TPOT, ms",
     "first tokens, s", "profile", "date", "result",
 )  # fmt: skip
 HEAD = f"""# Compatibility
 
 Made by `make compat` (`benchmarks/compatibility.py`): each release in an environment of its own, its stock server with
-default flags (CUDA graphs, torch.compile) on one virtual {GPU}, {MODEL}; twelve requests of 256 + 16 tokens over HTTP, one
-each 10 ms, so that there are prompts beside decodes and up to twelve rows.
+default flags (CUDA graphs, torch.compile) on virtual {GPU}, {MODEL} (two of them share each layer: tensor parallelism);
+twelve requests of 256 + 16 tokens over HTTP, one each 10 ms, so that there are prompts beside decodes and up to twelve rows.
 
 *model runner*: vLLM's V1 or V2. *unknown*: share of the launched device time whose kernels have no known duration. *unsupported
 calls*: CUDA, cuBLAS, NCCL or NVML calls met that have no virtual answer. *first tokens*: real seconds from the start of the
@@ -128,7 +129,7 @@ def running(environment: Path) -> set[str]:
     return found
 
 
-def boot(release: EngineRelease, detail: str, options: argparse.Namespace) -> Row:
+def boot(release: EngineRelease, gpus: int, detail: str, options: argparse.Namespace) -> Row:
     """Starts, asks and ends one server."""
     environment = folder_of(release)
     before = running(environment)  # others may use it, too
@@ -141,7 +142,7 @@ def boot(release: EngineRelease, detail: str, options: argparse.Namespace) -> Ro
         flags = ["--", *options.engine_flags] if options.engine_flags else []
         ended = command(
             *("bench", "--engine", release.name, "--detail", detail, "--model", options.model, "--gpu", options.gpu),
-            *("--trace", str(trace), "--json"),
+            *("--gpus", str(gpus), "--trace", str(trace), "--json"),
             *("--output", str(folder), "--report", str(Path(temporary, "report")), *flags),
             limit_s=BOOT_LIMIT_S,
         )
@@ -152,6 +153,7 @@ def boot(release: EngineRelease, detail: str, options: argparse.Namespace) -> Ro
     if ended.returncode != 0:
         cells = (
             release.version,
+            str(gpus),
             detail,
             torch,
             cuda,
@@ -175,7 +177,7 @@ def boot(release: EngineRelease, detail: str, options: argparse.Namespace) -> Ro
     if left:
         problems.append(f"still running: {'; '.join(left)}")
     cells = (
-        release.version, detail, torch, cuda, runner, f"{blocks:,}", "?" if unknown is None else f"{unknown:.2%}",
+        release.version, str(gpus), detail, torch, cuda, runner, f"{blocks:,}", "?" if unknown is None else f"{unknown:.2%}",
         ", ".join(calls) or "none", f"{result['metrics']['tpot_ms']['mean']:.2f}",
         f"{result['startup_s'] + result['real_s']:.0f}", result["provenance"]["engine_profile"] or "?", today,
     )  # fmt: skip
@@ -189,17 +191,19 @@ def try_release(release: EngineRelease, options: argparse.Namespace) -> list[Row
     made = command("engines", "add", release.name, limit_s=BOOT_LIMIT_S)
     if made.returncode != 0:
         today = datetime.datetime.now(datetime.UTC).date().isoformat()
-        return [Row((release.version, *("-",) * 10, today), 0, f"REFUSED: {reason(made.stderr)}")]
+        return [Row((release.version, *("-",) * 11, today), 0, f"REFUSED: {reason(made.stderr)}")]
     rows = []
-    for detail in DETAILS:
-        print(f"{release.name}: {detail} detail", flush=True)
-        row = boot(release, detail, options)
-        print(row.line(), flush=True)
-        rows.append(row)
-    if len({row.blocks for row in rows}) > 1 and all(row.blocks for row in rows):
-        rows = [
-            Row(row.cells, row.blocks, row.problem or "FAILED: the details have other block counts") for row in rows
-        ]
+    for gpus in (1, 2) if release.version in ON_TWO_GPUS else (1,):
+        both = []
+        for detail in DETAILS:
+            print(f"{release.name}: {detail} detail, {gpus} GPU{'s' * (gpus > 1)}", flush=True)
+            row = boot(release, gpus, detail, options)
+            print(row.line(), flush=True)
+            both.append(row)
+        if len({row.blocks for row in both}) > 1 and all(row.blocks for row in both):
+            other = "FAILED: the details have other block counts"
+            both = [Row(row.cells, row.blocks, row.problem or other) for row in both]
+        rows += both
     if not options.keep and folder_of(release) not in known:
         command("engines", "remove", release.name, limit_s=600)
     return rows
@@ -221,9 +225,9 @@ def write_page(rows: Sequence[Row]) -> None:
     PAGE.write_text(HEAD + "\n".join(table) + "\n" + models, encoding="utf-8")
 
 
-def _order(line: str) -> tuple[list[int], bool]:
-    version, detail = (cell.strip() for cell in line.strip("|").split("|")[:2])
-    return [-int(part) for part in re.findall(r"\d+", version)], detail != DETAILS[0]
+def _order(line: str) -> tuple[list[int], str, bool]:
+    version, gpus, detail = (cell.strip() for cell in line.strip("|").split("|")[:3])
+    return [-int(part) for part in re.findall(r"\d+", version)], gpus, detail != DETAILS[0]
 
 
 def main() -> None:
