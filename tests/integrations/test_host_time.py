@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -153,7 +154,9 @@ def test_the_app_gets_every_part_of_the_body_and_what_comes_after() -> None:
 def test_what_cannot_be_answered_is_refused_before_the_engine_sees_it(path: str, fields: dict[str, Any]) -> None:
     log: list[str] = []
     body = json.dumps({"prompt": "x", **fields}).encode()
-    assert call({"type": "http", "method": "POST", "path": path}, log, body) == 400
+    engine = SimpleNamespace(vllm_config=SimpleNamespace(use_v2_model_runner=True))
+    server = SimpleNamespace(state=SimpleNamespace(engine_client=engine))
+    assert call({"type": "http", "method": "POST", "path": path, "app": server}, log, body) == 400
     assert json.loads(log[0])["error"]["code"] == 400
 
 
