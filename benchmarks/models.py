@@ -38,9 +38,9 @@ HEAD = (
 )
 TEXT = f"""{TITLE}
 
-Made by `make models` (`benchmarks/models.py`), with vLLM 0.32.0: each model's stock server with the flags in the row, twenty
-requests of 256 + 32 tokens at 4 a second. All of them run on model runner V2, as that release chooses by itself. *result*:
-whether both details finish with the same blocks, nothing unknown and a mean TPOT within 5 % of each other.
+Made by `make models` (`benchmarks/models.py`), with vLLM 0.32.0: the stock server with the flags in the row, twenty requests
+of 256 + 32 tokens at 4 a second. All of them run on model runner V2, as that release chooses by itself. *result*: whether both
+details finish with the same blocks, nothing unknown and a mean TPOT within 5 % of each other.
 
 """
 

@@ -130,6 +130,7 @@ _EXPERT_TYPES = ("bfloat16", "fp8", "fp8_block")
 # TensorRT-LLM's tables of matrix products, for cells of others that do not show the device's time.
 _GRAPH_ENGINE, _GRAPH_TABLE = "trtllm", "gemm_perf in graphs"
 _LONGEST_FLOOR_NS = 20_000.0  # of the smallest product of one row; above, the host is in the way
+_BLOCK_SIDE = 128  # weights that have one scale
 _HOST_SHARE = 1.5  # times the smallest product's time up to which a cell may be the host's
 _FEWEST_SITES = 0.5  # share of the (n, k) measured in bfloat16 from which the rest can be interpolated
 
@@ -396,10 +397,12 @@ def _host_limited(table: GemmTable) -> npt.NDArray[np.bool_]:
     product up to that; no kernel of that size takes more than some 10 us on any product, and the same in CUDA graphs (the
     tables of TensorRT-LLM, whose kernels FlashInfer carries) takes 4.5 us.
     """
-    with np.errstate(all="ignore"):
-        shortest_ns = np.nanmin(table.latency_ns, axis=(1, 2))
+    n, k = (int(np.searchsorted(axis, _BLOCK_SIDE)) for axis in (table.n, table.k))
+    if n == len(table.n) or k == len(table.k):
+        return np.zeros(table.latency_ns.shape, dtype=np.bool_)
+    shortest_ns = table.latency_ns[:, n, k]  # smaller ones than a block go another way
     by_host = shortest_ns[0] > _LONGEST_FLOOR_NS  # with one row even the quantisation of inputs takes no time
-    limit_ns = _HOST_SHARE * shortest_ns if by_host else np.zeros(len(table.m))
+    limit_ns = np.nan_to_num(_HOST_SHARE * shortest_ns) if by_host else np.zeros(len(table.m))
     limited: npt.NDArray[np.bool_] = table.latency_ns < limit_ns[:, None, None]
     return limited
 

@@ -5,7 +5,7 @@ weighted sum) for 27 to 30 token counts, with tokens spread over experts by a po
 is linear in tokens: few tokens pay for the weights of each expert that they reach, many for arithmetic.
 A layer of another shape than a measured one takes the efficiency of the nearest measured shape of the same element type
 (its time at light speed over its latency) at as many tokens an expert: with each shape left out in turn, the median error
-on an H100 is 4 % and nine in ten stay below 15 % (`score`). From dense products it would be wrong by a factor.
+on an H100 is 5 % and nine in ten stay below 14 % (`score`). From dense products it would be wrong by a factor.
 
 It must never return less than the reached experts' weights at the peak bandwidth, or the operations at the peak rate.
 The router before it is a matrix product like any other, and which expert a token takes depends on values that nobody

@@ -118,9 +118,11 @@ def test_offloading_is_for_the_version_that_it_works_with(monkeypatch: pytest.Mo
         refuse_configuration(offloading, "kernel")
 
 
-def test_an_ordinary_configuration() -> None:
+@pytest.mark.parametrize("changed", [{}, {"use_v2_model_runner": False}, {"quantization": "fp8"}])
+def test_an_ordinary_configuration(changed: dict[str, Any]) -> None:
+    """On either model runner of a version that has both; what a quantised model costs is the predictor's to refuse."""
     for detail in ("kernel", "step"):
-        refuse_configuration(config(), detail)
+        refuse_configuration(config(**changed), detail)
 
 
 def test_an_old_version_runs_on_model_runner_v1_only(monkeypatch: pytest.MonkeyPatch) -> None:
