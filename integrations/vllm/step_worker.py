@@ -72,7 +72,9 @@ class StepWorker(WorkerBase):  # type: ignore[misc]  # vLLM is not installed whe
 
     def init_device(self) -> None:
         refuse_configuration(self.vllm_config, "step")
-        self.device = torch.device("cuda", self.local_rank)  # what the thread that fetches results of a rank makes current
+        self.device = torch.device(
+            "cuda", self.local_rank
+        )  # what the thread that fetches results of a rank makes current
         self._virtual_device = virtual_device(self.local_rank)
         self._profile, cached = ensure_profile(self.vllm_config, device_facts(self._virtual_device))
         self._tell_profile(self._profile, cached)
