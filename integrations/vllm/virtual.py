@@ -28,7 +28,9 @@ class Peers:
         parallel = vllm_config.parallel_config
         if parallel.tensor_parallel_size == 1:
             return None
-        name = f"{vllm_config.instance_id}|{parallel.data_parallel_rank}"
+        # replicas of a dense model think that they are alone (rank 0 of 1), but keep their index
+        replica = getattr(parallel, "data_parallel_index", parallel.data_parallel_rank)
+        name = f"{vllm_config.instance_id}|{replica}"
         return cls(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little"), parallel.tensor_parallel_size)
 
 

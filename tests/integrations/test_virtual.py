@@ -11,7 +11,7 @@ from hyperlapse.integrations.vllm.virtual import Peers
 def config(instance: str, ranks: int, replica: int = 0) -> Any:
     return SimpleNamespace(
         instance_id=instance,
-        parallel_config=SimpleNamespace(tensor_parallel_size=ranks, data_parallel_rank=replica),
+        parallel_config=SimpleNamespace(tensor_parallel_size=ranks, data_parallel_rank=0, data_parallel_index=replica),
     )
 
 
