@@ -15,6 +15,7 @@ knowledge of the runner (runner_v1.py, runner_v2.py).
 from __future__ import annotations
 
 import functools
+import gc
 from typing import Any
 
 from vllm.v1.worker.gpu_worker import Worker
@@ -78,6 +79,9 @@ class KernelWorker(Worker):  # type: ignore[misc]  # vLLM is not installed where
                 "attention": profile.attention,
             }
         )
+        # start-up collects garbage several times over, and a million objects of imported modules are none (vLLM freezes
+        # them too, when it is ready); no tensor exists yet that this could keep
+        gc.freeze()
         super().init_device()
 
     def determine_available_memory(self) -> int:
