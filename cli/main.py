@@ -19,6 +19,7 @@ COMMANDS = {
     "models": "hyperlapse.cli.models",
     "predict": "hyperlapse.cli.predict",
     "run": "hyperlapse.cli.run",
+    "top": "hyperlapse.cli.top",
 }
 
 

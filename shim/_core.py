@@ -37,6 +37,14 @@ int hl_control_exempt(hl_page *page, int32_t pid);
 void hl_control_options(hl_page *page, uint32_t no_progress_s, uint32_t outside);
 void hl_control_statistics(const hl_page *page, hl_statistics *statistics);
 int hl_control_processes(const hl_page *page, int32_t *pids, int capacity);
+typedef struct hl_thread_view {
+    int32_t pid, tid;
+    uint32_t state, reason, lazy;
+    int64_t deadline_ns;
+    uint64_t jumps;
+} hl_thread_view;
+int hl_control_threads(const hl_page *page, hl_thread_view *threads, int capacity);
+const char *hl_clock_reason_text(int reason);
 int hl_control_event(const hl_page *page, int index, char *kind, char *text, uint64_t *count);
 
 /* clock.h */

@@ -33,6 +33,7 @@ _START_LIMIT_S = 10.0
 _REQUEST_LIMIT_MS = 10_000
 _TERM_GRACE_S = 10.0
 _LOOK_S = 0.02
+_PREFIX = "hyperlapse-"
 _SHARED_MEMORY_LEAST_BYTES = 8 << 20
 
 
@@ -82,6 +83,11 @@ class Statistics:
     trigger_to_wake_ns_total: int
     proof_ns_total: int
 
+    @classmethod
+    def of(cls, raw: Any) -> Statistics:
+        """From a ``hl_statistics *``."""
+        return cls(**{field.name: int(getattr(raw, field.name)) for field in fields(cls)})
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -92,12 +98,22 @@ class Event:
     count: int
 
 
+def run_directories() -> list[Path]:
+    """The folders of this user's runs on this host, oldest first. Those of a killed launcher may be among them."""
+    found = [path.parent for path in _parent_directory().glob(f"{_PREFIX}*/clock") if path.stat().st_uid == os.getuid()]
+    return sorted(found, key=lambda path: path.stat().st_ctime)
+
+
+def _parent_directory() -> Path:
+    shared = Path("/dev/shm")
+    return shared if shared.is_dir() and os.access(shared, os.W_OK) else Path(tempfile.gettempdir())
+
+
 def _make_directory() -> Path:
     """The run's folder. The files in it grow as they are used, and what finds no room then dies of SIGBUS: so a run
     starts only where there is room.
     """
-    shared = Path("/dev/shm")
-    parent = shared if shared.is_dir() and os.access(shared, os.W_OK) else Path(tempfile.gettempdir())
+    parent = _parent_directory()
     remedy = "free some of it; in a container give it at least 256 MiB (--shm-size)"
     free_bytes = shutil.disk_usage(parent).free
     if free_bytes < _SHARED_MEMORY_LEAST_BYTES:
@@ -105,7 +121,7 @@ def _make_directory() -> Path:
             f"{parent} has {free_bytes >> 10:,} KiB left and a run needs {_SHARED_MEMORY_LEAST_BYTES >> 10:,}: {remedy}"
         )
     try:
-        return Path(tempfile.mkdtemp(prefix="hyperlapse-", dir=parent))
+        return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
     except OSError as error:
         raise RunError(f"no folder for the run in {parent}: {error.strerror}; {remedy}") from None
 
@@ -236,7 +252,7 @@ class Run:
     def statistics(self) -> Statistics:
         raw = self._core.ffi.new("hl_statistics *")
         self._core.lib.hl_control_statistics(self._page, raw)
-        return Statistics(**{field.name: int(getattr(raw, field.name)) for field in fields(Statistics)})
+        return Statistics.of(raw)
 
     def now_ns(self) -> int:
         """The virtual CLOCK_MONOTONIC."""

@@ -99,6 +99,25 @@ HL_EXPORT int hl_control_processes(const hl_page *page, int32_t *pids, int capac
     return count;
 }
 
+HL_EXPORT int hl_control_threads(const hl_page *page, hl_thread_view *threads, int capacity)
+{
+    int count = 0;
+    for (int i = 0; i < atomic_load(&page->slots_used) && count < capacity; i++) {
+        const hl_slot *slot = &page->slots[i];
+        int32_t pid = atomic_load(&slot->pid);
+        if (!pid)
+            continue;
+        threads[count++] = (hl_thread_view){.pid = pid,
+                                            .tid = atomic_load(&slot->tid),
+                                            .state = atomic_load(&slot->state),
+                                            .reason = atomic_load(&slot->reason),
+                                            .lazy = atomic_load(&slot->lazy),
+                                            .deadline_ns = atomic_load(&slot->deadline_ns),
+                                            .jumps = atomic_load(&slot->jumps)};
+    }
+    return count;
+}
+
 HL_EXPORT int hl_control_event(const hl_page *page, int index, char *kind, char *text, uint64_t *count)
 {
     if (index < 0 || index >= HL_EVENTS_MAX || atomic_load(&page->events[index].used) != 2)

@@ -31,6 +31,16 @@ void hl_control_statistics(const hl_page *page, hl_statistics *statistics);
 /* Registered participants. Returns how many pids were written. */
 int hl_control_processes(const hl_page *page, int32_t *pids, int capacity);
 
+/* Threads that have waited on the clock. deadline_ns: HL_NEVER_NS for none; jumps: made for this thread's deadline. */
+typedef struct hl_thread_view {
+    int32_t pid, tid;
+    uint32_t state, reason, lazy; /* hl_slot_state, hl_wait_reason; 1: a background timer */
+    int64_t deadline_ns;
+    uint64_t jumps;
+} hl_thread_view;
+/* Returns how many were written. A line may be stale: nobody is stopped for it. */
+int hl_control_threads(const hl_page *page, hl_thread_view *threads, int capacity);
+
 /* Counted events, index 0..: false past the last. kind, text: at least 32 and 200 bytes. */
 int hl_control_event(const hl_page *page, int index, char *kind, char *text, uint64_t *count);
 
