@@ -20,6 +20,7 @@ COMMANDS = {
     "predict": "hyperlapse.cli.predict",
     "run": "hyperlapse.cli.run",
     "top": "hyperlapse.cli.top",
+    "trace": "hyperlapse.cli.trace",
 }
 
 
