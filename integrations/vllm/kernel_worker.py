@@ -6,9 +6,8 @@ sampler runs. So this worker (a) annotates the launches of a step with its batch
 from the engine's own dispatcher, and (b) gives the sampled ids and their counts the values that a sampler could have
 written: one valid id a sequence, none for an unfinished prefill chunk.
 
-It must never skip or reorder anything the stock worker does, but for one measurement whose result the profile holds: what
-the engine's graphs will take, for which it would capture most of them twice (`answer_graph_estimate`). Writing into the
-device buffers from a hook inside the model runner was rejected: wrapping the result that the worker returns needs less
+It must never skip or reorder anything the stock worker does. Writing into the device buffers from a hook inside the
+model runner was rejected: wrapping the result that the worker returns needs less
 knowledge of the runner (runner_v1.py, runner_v2.py).
 """
 
@@ -85,10 +84,8 @@ class KernelWorker(Worker):  # type: ignore[misc]  # vLLM is not installed where
         super().init_device()
 
     def determine_available_memory(self) -> int:
-        profile = self._profile
-        if profile is not None:
-            self._runner.answer_graph_estimate(self.model_runner, profile.graph_estimate_bytes)
         found: int = super().determine_available_memory()
+        profile = self._profile
         # the profile holds the least of all ranks, which is what the engine takes
         if profile is None or found == profile.available_bytes or (self.rank and found > profile.available_bytes):
             return found

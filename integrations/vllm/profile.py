@@ -32,7 +32,7 @@ from hyperlapse.integrations.vllm.dispatch import GraphTable
 from hyperlapse.integrations.vllm.versions import user_chose_block_size
 from hyperlapse.shim.models import cache_directory
 
-PROFILE_SEMANTICS = 5
+PROFILE_SEMANTICS = 6
 """Raise it whenever a profile holds something else or would be made differently: older ones are then not found."""
 
 PROFILING_WORKER = "hyperlapse.integrations.vllm.profiling.ProfilingWorker"
@@ -46,8 +46,7 @@ class EngineProfile:
     backend asked for, in tokens; layouts: the KV-cache layouts that the backends can read, most preferred first (empty
     where the version asks for none); specs: layer name -> encoded KVCacheSpec; tasks: what the model can do; graphs: the
     CUDA-graph candidates; uniform_prefills: versions.prefills_are_uniform; refused: why the engine did not accept what
-    was found, empty when it did; graph_estimate_bytes: what the engine measured that its graphs would take, 0 where it does
-    not. attention (names of the backends that the engine chose), weights_bytes and
+    was found, empty when it did. attention (names of the backends that the engine chose), weights_bytes and
     activation_bytes are for the report only.
     """
 
@@ -56,7 +55,6 @@ class EngineProfile:
     available_bytes: int
     weights_bytes: int
     activation_bytes: int
-    graph_estimate_bytes: int
     block_size: int
     layouts: list[str]
     specs: dict[str, dict[str, Any]]

@@ -87,7 +87,6 @@ class ProfilingWorker(KernelWorker):
             "available_bytes": self._available_bytes,
             "weights_bytes": int(self.model_runner.model_memory_usage),
             "activation_bytes": int(getattr(self, "peak_activation_memory", 0)),
-            "graph_estimate_bytes": int(getattr(self, "cudagraph_memory_estimate", 0)),
             "block_size": self.cache_config.block_size,
             "layouts": list(self._layouts),
             "specs": {layer: encode_spec(spec) for layer, spec in self.get_kv_cache_spec().items()},

@@ -60,10 +60,6 @@ def graph_table(model_runner: Any) -> GraphTable:
     return dispatcher_table(model_runner.cudagraph_dispatcher)
 
 
-def answer_graph_estimate(model_runner: Any, estimate_bytes: int) -> None:
-    """Nothing: this runner captures inside the region whose memory is measured, where kernels and streams count."""
-
-
 def graph_of(model_runner: Any, step: Step) -> tuple[str, int]:
     """(graph mode, padded tokens): what the runner's dispatcher answers for this step. It has no state that this changes."""
     return dispatcher_graph(

@@ -59,14 +59,6 @@ def graph_table(model_runner: Any) -> GraphTable:
     return manager_table(manager) if manager is not None else GraphTable([])
 
 
-def answer_graph_estimate(model_runner: Any, estimate_bytes: int) -> None:
-    """The engine asks at start-up what its graphs will take, for which the runner captures most of them once and throws them
-    away; it gets what that found when the profile was made. The measured region has ended before it is asked (0.32; 0.23
-    answers 0), so nothing else that is measured depends on it.
-    """
-    model_runner.profile_cudagraph_memory = lambda: estimate_bytes
-
-
 def graph_of(model_runner: Any, step: Step) -> tuple[str, int]:
     """(graph mode, padded tokens): what the runner's manager answers for this step. It has no state that this changes."""
     manager, tokens = model_runner.cudagraph_manager, step.tokens

@@ -14,7 +14,7 @@ from hyperlapse.integrations.vllm.worker_common import tell_run, virtual_device
 
 PROFILE = profile.EngineProfile(
     key="k", made_from={"vllm": "0.23.0"}, available_bytes=-5, weights_bytes=1, activation_bytes=2,
-    graph_estimate_bytes=3, block_size=16, layouts=[], specs={}, tasks=["generate"], attention=["A"],
+    block_size=16, layouts=[], specs={}, tasks=["generate"], attention=["A"],
     graphs=[], uniform_prefills=True,
 )  # fmt: skip
 
