@@ -31,6 +31,7 @@ from hyperlapse.integrations.vllm.versions import (
     check_version,
     compilation_times,
     model_runner_output,
+    tell_place,
     user_chose_block_size,
 )
 from hyperlapse.integrations.vllm.virtual import CoreTimeline, Peers, StepTimeline
@@ -75,6 +76,7 @@ class StepWorker(WorkerBase):  # type: ignore[misc]  # vLLM is not installed whe
         self.device = torch.device(
             "cuda", self.local_rank
         )  # what the thread that fetches results of a rank makes current
+        tell_place(self.vllm_config, self.rank)
         self._virtual_device = virtual_device(self.local_rank)
         self._profile, cached = ensure_profile(self.vllm_config, device_facts(self._virtual_device))
         self._tell_profile(self._profile, cached)

@@ -302,3 +302,35 @@ def compiled_something() -> bool:
         or counter.num_compiled_artifacts_saved
         or getattr(counter, "num_aot_artifacts_saved", 0)
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A rank's place in a group of which nothing else is known: nobody talks to it."""
+
+    world_size: int
+    rank_in_group: int
+
+    def destroy(self) -> None:
+        """Asked for at the end of a process; there is nothing to end."""
+
+
+def tell_place(vllm_config: Any, rank: int) -> None:
+    """Where a rank that has no process groups (the step worker's) stands. Releases until 0.19 name the processes of ranks
+    after their groups and end where there is none; later ones look first.
+    """
+    from vllm.v1.executor import multiproc_executor
+
+    if hasattr(multiproc_executor, "model_parallel_is_initialized"):
+        return
+    from vllm.distributed import parallel_state
+
+    parallel = vllm_config.parallel_config
+    places = {
+        "_TP": _Place(parallel.tensor_parallel_size, rank % parallel.tensor_parallel_size),
+        "_DP": _Place(parallel.data_parallel_size, parallel.data_parallel_rank),
+        **dict.fromkeys(("_PP", "_PCP", "_DCP", "_EP"), _Place(1, 0)),
+    }
+    for name, place in places.items():
+        if getattr(parallel_state, name, place) is None:
+            setattr(parallel_state, name, place)
