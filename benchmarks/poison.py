@@ -3,7 +3,7 @@
     python benchmarks/poison.py [--engine PATH] [--model NAME] [--poisons 0x00 0xa5] -- ENGINE FLAGS
 
 Kernels do not run, so device memory that only they write holds whatever was there: zeros, or the byte that HYPERLAPSE_POISON
-names. The same run (kernel detail, frozen clock, arrivals in a tight KV cache) is made with each of them. Bound: the same
+names. The same run (kernel detail, frozen clock, two dozen requests) is made with each of them. Bound: the same
 KV blocks, preemptions and unknown kernels, and every token of every request at the same virtual nanosecond.
 """
 
