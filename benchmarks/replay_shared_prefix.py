@@ -8,8 +8,9 @@ but its last block is found in the prefix cache. Nothing was calibrated on these
 stage and leaves out the first rounds of prompts, which only a start pays for; prompts have the recorded median length.
 
 The recording counts each chunk of the stream twice (the median time between two is 40 us) and answers by their text, so tokens
-are those that were asked for (ends were ignored) and the time of one comes from the end-to-end latency. Bound: TTFT, TPOT and end-to-end latency (mean) within 10 % of the recorded means, for each run. The
-host-time model is that of another release and host.
+are those that were asked for (ends were ignored) and the time of one comes from the end-to-end latency. Bound: TTFT, TPOT and
+end-to-end latency (mean) within 10 % of the recorded means, for each run. The host-time model is that of another release and
+host.
 """
 
 from __future__ import annotations
