@@ -122,8 +122,9 @@ def test_both_details_agree_where_two_gpus_share_each_layer(engine: EngineEnviro
 
 
 def test_kernels_of_latent_attention_and_shared_experts_have_prices(engine: EngineEnvironment, tmp_path: Path) -> None:
-    """Three layers of DeepSeek-V2-Lite, compiled (eager rotation would be FlashInfer's) and without graphs: a prompt that has keys and values made of it, one that has not, and
-    decodes. Whole models with their graphs, in both details: benchmarks/models.py.
+    """Three layers of DeepSeek-V2-Lite, compiled (eager rotation would be FlashInfer's) and without graphs: a prompt that has
+    keys and values made of it, one that has not, and decodes. Whole models with their graphs, in both details:
+    benchmarks/models.py.
     """
     model = tmp_path / "lite"
     model.mkdir()
