@@ -122,14 +122,15 @@ def test_both_details_agree_where_two_gpus_share_each_layer(engine: EngineEnviro
 
 
 def test_kernels_of_latent_attention_and_shared_experts_have_prices(engine: EngineEnvironment, tmp_path: Path) -> None:
-    """Three layers of DeepSeek-V2-Lite, eager: a prompt that has keys and values made of it, one that has not, and
-    decodes. Whole models with their graphs, in both details: benchmarks/models.py.
+    """Three layers of DeepSeek-V2-Lite, compiled (eager rotation would be FlashInfer's) and without graphs: a prompt that has
+    keys and values made of it, one that has not, and decodes. Whole models with their graphs, in both details:
+    benchmarks/models.py.
     """
     model = tmp_path / "lite"
     model.mkdir()
     config = json.loads((bundled_models()["deepseek-v2-lite"] / "config.json").read_text(encoding="utf-8"))
     (model / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}), encoding="utf-8")
-    flags = ("--enforce-eager", "--max-model-len", "4096")
+    flags = ("--compilation-config", '{"cudagraph_mode": "NONE"}', "--max-model-len", "4096")
     kernel = served(engine, tmp_path / "kernel", "kernel", "h100-sxm-80gb", *flags, model_name=str(model))
     assert kernel.attention == ["FLASH_ATTN_MLA"]
     assert kernel.blocks > 10_000
