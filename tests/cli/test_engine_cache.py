@@ -33,6 +33,7 @@ from hyperlapse.integrations.environments import EngineRelease, EngineReleaseErr
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 120
 NEWEST = default_engine().tested_versions[-1]
+BROKEN = default_engine().tested_versions[0]  # fits by its number, and has no modules
 
 # A package whose build says that it has begun and then goes on until it is ended.
 SLOW_BUILD = """
@@ -44,11 +45,12 @@ def build_wheel(*arguments):
 """
 
 
-def wheel(folder: Path, name: str, version: str, requires: tuple[str, ...] = ()) -> None:
+def wheel(folder: Path, name: str, version: str, requires: tuple[str, ...] = (), modules: tuple[str, ...] = ()) -> None:
     information = f"{name}-{version}.dist-info"
     metadata = f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: {version}\n"
     files = {
         f"{name}/__init__.py": "",
+        **{f"{module.replace('.', '/')}.py": "" for module in modules},  # their folders are packages without a file
         f"{information}/METADATA": metadata + "".join(f"Requires-Dist: {text}\n" for text in requires),
         f"{information}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
@@ -120,7 +122,8 @@ def cache(tmp_path: Path) -> Cache:
     index = tmp_path / "index"
     index.mkdir()
     for version in ("0.5.0", "0.6.0", NEWEST):
-        wheel(index, "vllm", version, ("numpy", "cffi"))
+        wheel(index, "vllm", version, ("numpy", "cffi"), default_engine().imports)
+    wheel(index, "vllm", BROKEN, ("numpy", "cffi"))
     wheel(index, "vllm", "0.4.0", ("numpy", "cffi", "nvidia-cuda-runtime-cu11"))
     slow_package(index, "vllm", "0.7.0")
     newest = parse_release("vllm")
@@ -145,6 +148,14 @@ def cache(tmp_path: Path) -> Cache:
         "BUILD_BEGAN": str(tmp_path / "began"),
     }
     return Cache(tmp_path, environment)
+
+
+def test_an_engine_that_cannot_be_imported_leaves_no_environment(cache: Cache) -> None:
+    found = cache.run("engines", "add", f"vllm=={BROKEN}")
+    assert found.returncode == 2
+    assert f"vllm=={BROKEN} was installed and cannot be imported" in found.stderr
+    assert "No module named" in found.stderr
+    assert not list((cache.home / "cache").glob("hyperlapse/engines/vllm-*"))
 
 
 def test_an_environment_is_made_once_with_this_hyperlapse_in_it(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
