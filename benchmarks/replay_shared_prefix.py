@@ -35,7 +35,8 @@ WARM_UP_ROUNDS = 2
 _LLAMA_2 = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 32000, "max_position_embeddings": 4096,
     "rms_norm_eps": 1e-05, "hidden_act": "silu", "torch_dtype": "float16", "tie_word_embeddings": False,
-    "bos_token_id": 1, "eos_token_id": 2,
+    "bos_token_id": 1, "eos_token_id": 2, "rope_theta": 10000.0, "attention_bias": False, "initializer_range": 0.02,
+    "use_cache": True,
 }  # fmt: skip
 MODELS: dict[str, dict[str, Any]] = {
     "meta-llama/Llama-2-7b-hf": {
@@ -92,7 +93,8 @@ class Recorded:
 def replay(recorded: Recorded, seconds: float, engine: str) -> tuple[float, float, float, float]:
     """(TTFT, TPOT, E2E: means in milliseconds, how much faster than its virtual time) of the same load, emulated."""
     with tempfile.TemporaryDirectory(prefix="hyperlapse-replay-") as temporary:
-        model, trace = Path(temporary, "model"), Path(temporary, "requests.jsonl")
+        name = recorded.model.rpartition("/")[2].removesuffix("-hf").lower()
+        model, trace = Path(temporary, name), Path(temporary, "requests.jsonl")
         model.mkdir()
         (model / "config.json").write_text(json.dumps(MODELS[recorded.model]), encoding="utf-8")
         requests = (
