@@ -94,6 +94,7 @@ check: environments $(LAUNCHER)/.dev
 	ln -sfn $(foreach package,$(PACKAGES),../../../$(package)) build/typing/hyperlapse/
 	$(LAUNCHER)/bin/mypy
 	$(LAUNCHER)/bin/python -m hyperlapse.shim.stubgen --check --root .
+	$(LAUNCHER)/bin/python -m hyperlapse.coordinator.generate --check --root .
 
 COMPILE := $(LAUNCHER)/bin/uv pip compile --quiet --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-annotate \
   --no-header --upgrade

@@ -16,7 +16,7 @@ _REQUEST_LIMIT_MS = 10_000
 
 @click.command("clock")
 @click.argument("run_directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.argument("mode", required=False, type=click.Choice([mode.name.lower() for mode in Mode]))
+@click.argument("mode", required=False, type=click.Choice([mode.name.lower() for mode in Mode if mode != Mode.HELD]))
 def command(run_directory: Path, mode: str | None) -> None:
     """Show the clock of the run in RUN_DIRECTORY, or set its MODE (for `run --freeze manual`)."""
     if not (run_directory / "clock").exists():

@@ -13,6 +13,7 @@ COMMANDS = {
     "bench": "hyperlapse.cli.bench",
     "clock": "hyperlapse.cli.clock",
     "compare": "hyperlapse.cli.compare",
+    "coordinator": "hyperlapse.cli.coordinator",
     "devices": "hyperlapse.cli.devices",
     "doctor": "hyperlapse.cli.doctor",
     "engines": "hyperlapse.cli.engines",

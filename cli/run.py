@@ -10,10 +10,13 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from hyperlapse.cli.hosts import node_options, with_options
 from hyperlapse.shim.environment import (
     COMPILE_CACHE_VARIABLE,
     COMPILE_CACHES,
@@ -21,6 +24,9 @@ from hyperlapse.shim.environment import (
     UNSUPPORTED_VARIABLE,
 )
 from hyperlapse.shim.launcher import Mode, Run, RunError, exit_status
+
+if TYPE_CHECKING:
+    from hyperlapse.coordinator.node import End, Node
 
 NO_PROGRESS_STATUS = 75  # EX_TEMPFAIL: the command was stopped because nobody could go on
 _LOOK_S = 0.02
@@ -50,27 +56,73 @@ class _Interrupts:
 
 
 def _wait(
-    run: Run, process: subprocess.Popen[bytes], running: Mode, ready_url: str | None, interrupts: _Interrupts
+    run: Run,
+    process: subprocess.Popen[bytes],
+    ready_url: str | None,
+    when_ready: Callable[[], None],
+    interrupts: _Interrupts,
+    node: Node | None,
 ) -> int:
+    """Follows the command to its end and returns its exit status. Raises RunError when the run cannot go on."""
     waits_for_ready = ready_url is not None
     next_probe = 0.0
     while True:
         try:
-            return exit_status(process.wait(_LOOK_S))
+            status = exit_status(process.wait(_LOOK_S))
+            return status if node is None else _wait_for_others(run, status, interrupts, node)
         except subprocess.TimeoutExpired:
             pass
         if interrupts.count > 1 or interrupts.terminated:
+            if node is not None:
+                node.fail("it was interrupted")
             process.send_signal(signal.SIGTERM if interrupts.terminated else signal.SIGKILL)
             run.stop_processes()
             return exit_status(process.wait())
+        if node is not None:
+            end = _follow(node)
+            if end is not None:
+                run.stop_processes()
+                process.wait()
+                return 0 if end.good else NO_PROGRESS_STATUS
         run.check()
         if waits_for_ready and time.monotonic() >= next_probe:
             assert ready_url is not None
             next_probe = time.monotonic() + _PROBE_S
             if _answers(ready_url):
-                run.set_mode(running)
+                when_ready()
                 waits_for_ready = False
-                click.echo(f"hyperlapse: {ready_url} answers: the clock is {running.name.lower()} from here", err=True)
+
+
+def _follow(node: Node) -> End | None:
+    """What the other nodes want: the end if it has come; a clock that has just been stopped is told to have been."""
+    before = node.has("parked")
+    end = node.check()
+    if end is not None:
+        click.echo(f"hyperlapse: the run of all nodes is over: {end.reason}", err=True)
+    elif node.on_real_time and not before and node.has("parked"):
+        node.tell("started")
+        click.echo("hyperlapse: all nodes are ready: the clock is frozen from here", err=True)
+    return end
+
+
+def _meet(node: Node) -> None:
+    """Waits for the other nodes; on the way back the clock stands still, or it is real until all are ready."""
+    node.wait_for("begin")
+    if not node.on_real_time:
+        node.tell("ready")
+        node.wait_for("parked")
+
+
+def _wait_for_others(run: Run, status: int, interrupts: _Interrupts, node: Node) -> int:
+    """After the end of this node's command: its clock goes on with the others' until all are done."""
+    node.tell(f"finished {status}")
+    while (end := _follow(node)) is None:
+        if interrupts.count > 1 or interrupts.terminated:
+            node.fail("it was interrupted")
+            return status or 128 + signal.SIGINT
+        run.check()
+        time.sleep(_LOOK_S)
+    return status or (0 if end.good else NO_PROGRESS_STATUS)
 
 
 def _activated(engine: str) -> dict[str, str]:
@@ -158,6 +210,7 @@ def _activated(engine: str) -> dict[str, str]:
     show_envvar=True,
     help="For engines: cold: KV cache as at the very first start, when compiling takes memory; warm: as at any later one.",
 )
+@with_options
 @click.argument("command_line", nargs=-1, type=click.UNPROCESSED, metavar="-- COMMAND...")
 def command(
     gpu: str,
@@ -170,11 +223,19 @@ def command(
     no_progress: int,
     unsupported: str,
     compile_cache: str,
+    coordinator: str | None,
+    node_rank: int | None,
+    nodes: int | None,
+    node_addresses: tuple[str, ...],
+    token_file: Path | None,
+    tls_ca: Path | None,
+    net_latency: str | None,
     command_line: tuple[str, ...],
 ) -> None:
     """Start COMMAND on virtual GPUs and the virtual clock; its children follow.
 
-    The exit status is the command's; 75 when it was stopped because nobody could go on.
+    The exit status is the command's; 75 when it was stopped because nobody could go on. With --coordinator several
+    hosts share one clock: the run of all of them ends with the command of node 0, or with the first that fails.
     """
     from hyperlapse.cli.events import print_events
     from hyperlapse.cli.pricing_process import PricingError, PricingProcess
@@ -193,6 +254,9 @@ def command(
             f"--freeze {freeze!r}: {ready_url!r} is no URL; write ready=http://127.0.0.1:8000/health"
         )
     running = Mode.FLOW if clock == "flow" else Mode.FROZEN
+    hosts = node_options(
+        coordinator, node_rank, nodes, node_addresses, token_file, tls_ca, net_latency, clock=clock, freeze=freeze
+    )
     try:
         adapted = adapt_command(list(command_line), detail)
     except ValueError as error:  # flags that cannot be emulated
@@ -217,7 +281,13 @@ def command(
                     tensor_parallel_size=adapted.tensor_parallel_size,
                     wait=False,
                 )
-            if freeze == "start":
+            node: Node | None = None
+            if hosts is not None:
+                from hyperlapse.coordinator import node as other_hosts
+
+                node = other_hosts.Node(run, hosts)
+                _meet(node)
+            elif freeze == "start":
                 run.set_mode(running)
             elif freeze == "manual":
                 click.echo(f"hyperlapse: real time until you say: hyperlapse clock {run.directory} {clock}", err=True)
@@ -227,13 +297,31 @@ def command(
             try:
                 process = run.spawn(adapted.argv, {**activated, **adapted.environment, **charged, **policy})
                 started = True
-            except FileNotFoundError:
-                click.echo(f"hyperlapse: {command_line[0]}: command not found", err=True)
-                sys.exit(127)
             except OSError as error:
-                click.echo(f"hyperlapse: {command_line[0]}: {error.strerror}", err=True)
-                sys.exit(126)
-            status = _wait(run, process, running, ready_url, interrupts)
+                missing = isinstance(error, FileNotFoundError)
+                why = f"{command_line[0]}: {'command not found' if missing else error.strerror}"
+                click.echo(f"hyperlapse: {why}", err=True)
+                if node is not None:
+                    node.fail(why)
+                sys.exit(127 if missing else 126)
+
+            def when_ready() -> None:
+                if node is not None:
+                    node.tell("ready")
+                    return
+                run.set_mode(running)
+                click.echo(f"hyperlapse: {ready_url} answers: the clock is {clock} from here", err=True)
+
+            if node is not None and not node.on_real_time:
+                node.tell("started")
+            elif node is not None and ready_url is None:
+                node.tell("ready")
+            try:
+                status = _wait(run, process, ready_url, when_ready, interrupts, node)
+            except RunError as error:
+                if node is not None:
+                    node.fail(str(error))
+                raise
             print_events(run.events())
             sys.exit(status)
     except UnknownDeviceError as error:

@@ -47,6 +47,23 @@ int hl_control_threads(const hl_page *page, hl_thread_view *threads, int capacit
 const char *hl_clock_reason_text(int reason);
 int hl_control_event(const hl_page *page, int index, char *kind, char *text, uint64_t *count);
 
+/* hosts.h */
+typedef struct hl_connection {
+    uint8_t local[16], remote[16];
+    uint16_t local_port, remote_port;
+    uint32_t state, unsent_bytes, unread_bytes;
+    uint64_t sent_bytes, received_bytes, unacknowledged_bytes;
+} hl_connection;
+typedef struct hl_endpoint { uint8_t address[16]; uint32_t port; } hl_endpoint;
+typedef struct hl_report { uint64_t number; int64_t deadline_ns, background_ns; uint32_t answerable, connections; } hl_report;
+int hl_hosts_share(hl_page *page, const uint8_t *own, uint32_t own_count, const uint8_t *peers, uint32_t peer_count,
+    const hl_endpoint *control, uint32_t control_count);
+void hl_hosts_unshare(hl_page *page);
+bool hl_hosts_wait(hl_page *page, uint64_t *reported, uint64_t *withdrawn, int timeout_ms, hl_report *report,
+    hl_connection *connections);
+void hl_hosts_poke(hl_page *page);
+void hl_hosts_answer(hl_page *page, uint64_t number, int64_t instant_ns, bool search, bool ask_world);
+
 /* clock.h */
 bool hl_clock_active(void);
 int64_t hl_clock_now_ns(void);

@@ -44,6 +44,8 @@ class Mode(enum.IntEnum):
     PARKED = 1
     FROZEN = 2
     FLOW = 3
+    HELD = 4
+    """Frozen and shared: asking the other hosts for the instant. The time-keeper's own, never asked for."""
 
 
 class KeeperState(enum.IntEnum):
@@ -149,6 +151,7 @@ class Run:
         self.gpu, self.gpus = gpu, gpus
         self._keeper: subprocess.Popen[bytes] | None = None
         self._services: list[subprocess.Popen[Any]] = []
+        self._service_names: dict[int, str] = {}
         self._spawned: list[subprocess.Popen[bytes]] = []
         # Children that this process had before are none of the run's: they neither hold its clock nor end with it.
         self._foreign = {process.pid for process in psutil.Process().children()}
@@ -228,8 +231,10 @@ class Run:
         self._spawned.append(process)
         return process
 
-    def spawn_service(self, command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
-        """Starts a helper of the launcher on real time, which never holds the clock (the pricing service)."""
+    def spawn_service(
+        self, command: Sequence[str], *, name: str = "pricing service", **options: Any
+    ) -> subprocess.Popen[Any]:
+        """Starts a helper of the launcher on real time, which never holds the clock; ``name`` is for messages."""
         options.setdefault("stdin", subprocess.DEVNULL)
         # a session of its own: Ctrl-C is the command's, and prices are needed until it has ended
         process = subprocess.Popen(
@@ -239,6 +244,7 @@ class Run:
             process.kill()
             raise RunError("too many services of one run; start a new run")
         self._services.append(process)
+        self._service_names[process.pid] = name
         return process
 
     def set_mode(self, mode: Mode, *, epoch_ns: int = 0) -> None:
@@ -285,7 +291,8 @@ class Run:
             raise RunError(f"the time-keeper died (exit status {self._keeper.returncode}); the run cannot go on")
         for service in self._services:
             if service.poll() is not None:
-                raise RunError(f"the pricing service died (exit status {service.returncode}); see its message above")
+                name = self._service_names[service.pid]
+                raise RunError(f"the {name} died (exit status {service.returncode}); see its message above")
 
     def _descendants(self) -> list[psutil.Process]:
         own = {process.pid for process in [self._keeper, *self._services] if process is not None}

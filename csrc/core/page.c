@@ -30,12 +30,30 @@ HL_EXPORT int64_t hl_page_realtime_offset_ns(void)
     return the_page ? atomic_load_explicit(&the_page->realtime_offset_ns, memory_order_relaxed) : 0;
 }
 
+/* Another host may have moved the shared clock already: a participant waits until the time-keeper knows. False: this is
+ * a look from outside of the run, which is to see the last instant that is known. */
+static bool wait_while_held(hl_page *page)
+{
+    if (page != the_page || atomic_load(&registered_pid) == 0)
+        return false;
+    atomic_fetch_add(&page->hosts.reads, 1);
+    hl_page_kick(page);
+    while (atomic_load_explicit(&page->mode, memory_order_acquire) == HL_MODE_HELD)
+        hl_sys_futex_wait(&page->mode, HL_MODE_HELD, -1);
+    return true;
+}
+
 HL_EXPORT int64_t hl_page_now_ns(const hl_page *page)
 {
     for (;;) {
         uint32_t mode = atomic_load_explicit(&page->mode, memory_order_acquire);
         if (mode == HL_MODE_FROZEN || mode == HL_MODE_PARKED)
             return atomic_load_explicit(&page->now_ns, memory_order_acquire);
+        if (mode == HL_MODE_HELD) {
+            if (wait_while_held((hl_page *)page))
+                continue;
+            return atomic_load_explicit(&page->now_ns, memory_order_acquire);
+        }
         int64_t now_ns = hl_clock_real_ns() + atomic_load_explicit(&page->offset_ns, memory_order_acquire);
         /* A reader that was preempted while the clock was stopped would see an instant past the stopped one. */
         if (atomic_load_explicit(&page->mode, memory_order_acquire) == mode)

@@ -13,9 +13,10 @@
 #include <stdint.h>
 
 #include "clock.h"
+#include "hosts.h"
 
 #define HL_PAGE_MAGIC UINT32_C(0x68796c61)
-#define HL_PAGE_VERSION 3u
+#define HL_PAGE_VERSION 4u
 #define HL_PAGE_FILE "clock"
 #define HL_SLOTS_MAX 4096
 #define HL_PROCESSES_MAX 512
@@ -39,6 +40,7 @@ typedef enum hl_clock_mode {
     HL_MODE_PARKED,   /* stands still, no jumps: between start-up and the load generator */
     HL_MODE_FROZEN,   /* moves by jumps only */
     HL_MODE_FLOW,     /* follows real time while anybody runs, jumps when nobody does */
+    HL_MODE_HELD,     /* frozen, shared with other hosts, which may just have moved it: reads wait (hosts.h) */
     HL_MODES
 } hl_clock_mode;
 
@@ -124,6 +126,7 @@ typedef struct hl_page {
 
     hl_event_count events[HL_EVENTS_MAX];
     hl_slot slots[HL_SLOTS_MAX];
+    hl_hosts hosts;
 } hl_page;
 
 /* The mapped page of this process; NULL outside a run. */

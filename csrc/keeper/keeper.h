@@ -5,6 +5,8 @@
  *   proof.c        does any of them run? (the kernel's run states, never counters)
  *   wake.c         deadlines: the earliest one, and waking those that are due
  *   no_progress.c  the report when nobody can go on
+ *   hosts.c        several hosts: asking the coordinator instead of jumping
+ *   connections.c  several hosts: how many bytes left for other hosts and came from them
  */
 #ifndef HL_KEEPER_H
 #define HL_KEEPER_H
@@ -58,6 +60,7 @@ typedef struct keeper {
     int loadavg_fd;
     bool exact;  /* this kernel's wchan tells who sleeps */
     bool counts; /* this kernel counts what threads run */
+    bool shared; /* other hosts share this clock */
 } keeper;
 
 /* Takes the census when it is stale: every descendant of the launcher that is not exempt, every registered process. */
@@ -93,6 +96,25 @@ void keeper_wake_all(keeper *k);
 bool keeper_kick_spinners(keeper *k);
 
 int64_t keeper_holds(const keeper *k);
+
+/* Several hosts share the clock: proves that all sleep, reports it, and waits for the coordinator's answer. False: somebody
+ * runs, or the answer was to look again. */
+bool keeper_agree(keeper *k);
+
+/* True when the loop has something to do that cannot wait for another host: a request, the end. */
+bool keeper_is_called(const keeper *k);
+
+/* True when people or programs outside of the run may answer what its processes wait for. */
+bool keeper_waits_for_the_world(const keeper *k);
+
+/* Reads the kernel's counters of every connection to another node. search: look for new ones first. */
+void keeper_connections_read(keeper *k, bool search);
+
+/* Reads them once more, from connection to connection. False: one of them came, went or changed its state. */
+bool keeper_connections_read_again(keeper *k);
+
+/* What was received by the first reading and sent by the second. */
+uint32_t keeper_connections_copy(hl_connection *connections);
 
 /* Prints each participant, thread, kernel state, what it waits for and until when; `why` is the first line. */
 void keeper_no_progress_report(keeper *k, FILE *out, const char *why);

@@ -69,6 +69,7 @@ static void carry_out_requests(keeper *k)
     if (asked == atomic_load(&page->done))
         return;
     hl_segment_open(k->run_dir); /* holds of unpriced launches; a run without devices has no segment */
+    k->shared = atomic_load(&page->hosts.shared);
     uint32_t mode = atomic_load(&page->asked_mode), before = atomic_load(&page->mode);
     int64_t epoch_ns = atomic_load(&page->asked_epoch_ns), now_ns = hl_page_now_ns(page);
     bool stood = before == HL_MODE_PARKED || before == HL_MODE_FROZEN;
@@ -113,7 +114,7 @@ static void write_report_file(keeper *k, const char *why)
 
 /* Somebody waits for file descriptors without a deadline, or reads its standard input: not a deadlock where people or
  * programs outside of the run may answer (an idle server, a shell's prompt). */
-static bool waits_for_the_world(const keeper *k)
+bool keeper_waits_for_the_world(const keeper *k)
 {
     static const char *const calls[] = {"0 0x0 ", "7 ",   "23 ",  "232 ", "270 ", "271 ",
                                         "281 ",   "441 ", "43 ",  "288 ", "45 ",  "47 "};
@@ -225,14 +226,15 @@ static void run(keeper *k)
             back_off(page, failures);
             continue;
         }
-        if (deadline_ns != HL_NEVER_NS && !wait_for_trigger(page))
+        bool idle = deadline_ns == HL_NEVER_NS && !k->shared; /* other hosts wait for this one's sleep */
+        if (!idle && !wait_for_trigger(page))
             continue;
         if (!triggered_ns)
             triggered_ns = hl_clock_real_ns();
         if (!keeper_prove_quiet(k)) {
             if (++failures > FAILURES_THAT_MEAN_WORK)
                 no_patience(&stuck);
-            if (deadline_ns == HL_NEVER_NS)
+            if (idle)
                 sleep_on_word(page, POLL_NS);
             else
                 back_off(page, failures);
@@ -254,6 +256,14 @@ static void run(keeper *k)
             sleep_on_word(page, POLL_NS);
             continue;
         }
+        if (k->shared) {
+            no_patience(&stuck); /* the coordinator's, who knows what the other hosts wait for */
+            if (keeper_agree(k))
+                triggered_ns = 0;
+            else
+                failures++;
+            continue;
+        }
         if (!keeper_kick_spinners(k)) {
             failures++;
             continue;
@@ -263,7 +273,7 @@ static void run(keeper *k)
             if (!lazy_since_ns)
                 lazy_since_ns = hl_clock_real_ns();
             if (lost_patience(&stuck, "everybody waits", limit_ns)) {
-                if (!waits_for_the_world(k))
+                if (!keeper_waits_for_the_world(k))
                     give_up(k, "everybody waits, and nobody has a deadline");
             }
             if (hl_clock_real_ns() - lazy_since_ns < LAZY_ALONE_NS) {
@@ -290,6 +300,12 @@ static void run(keeper *k)
         triggered_ns = 0;
         failures = 0;
     }
+}
+
+bool keeper_is_called(const keeper *k)
+{
+    return stopping || atomic_load(&k->page->asked) != atomic_load(&k->page->done) || getppid() != k->page->launcher_pid ||
+           !atomic_load(&k->page->hosts.shared);
 }
 
 int main(int argc, char **argv)
