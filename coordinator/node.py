@@ -52,7 +52,7 @@ class Node:
         if options.starts_frozen:
             command += ["--starts-frozen"]
         self._process = run.spawn_service(
-            command, name="node agent", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command, followed=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         self._events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._seen: dict[str, dict[str, Any]] = {}

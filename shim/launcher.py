@@ -151,7 +151,7 @@ class Run:
         self.gpu, self.gpus = gpu, gpus
         self._keeper: subprocess.Popen[bytes] | None = None
         self._services: list[subprocess.Popen[Any]] = []
-        self._service_names: dict[int, str] = {}
+        self._followed: set[int] = set()
         self._spawned: list[subprocess.Popen[bytes]] = []
         # Children that this process had before are none of the run's: they neither hold its clock nor end with it.
         self._foreign = {process.pid for process in psutil.Process().children()}
@@ -231,10 +231,11 @@ class Run:
         self._spawned.append(process)
         return process
 
-    def spawn_service(
-        self, command: Sequence[str], *, name: str = "pricing service", **options: Any
-    ) -> subprocess.Popen[Any]:
-        """Starts a helper of the launcher on real time, which never holds the clock; ``name`` is for messages."""
+    def spawn_service(self, command: Sequence[str], *, followed: bool = False, **options: Any) -> subprocess.Popen[Any]:
+        """Starts a helper of the launcher on real time, which never holds the clock (the pricing service, a node agent).
+
+        followed: the caller sees by itself when it ends; else check() raises.
+        """
         options.setdefault("stdin", subprocess.DEVNULL)
         # a session of its own: Ctrl-C is the command's, and prices are needed until it has ended
         process = subprocess.Popen(
@@ -244,7 +245,8 @@ class Run:
             process.kill()
             raise RunError("too many services of one run; start a new run")
         self._services.append(process)
-        self._service_names[process.pid] = name
+        if followed:
+            self._followed.add(process.pid)
         return process
 
     def set_mode(self, mode: Mode, *, epoch_ns: int = 0) -> None:
@@ -290,9 +292,8 @@ class Run:
         if self._keeper is not None and self._keeper.poll() is not None:
             raise RunError(f"the time-keeper died (exit status {self._keeper.returncode}); the run cannot go on")
         for service in self._services:
-            if service.poll() is not None:
-                name = self._service_names[service.pid]
-                raise RunError(f"the {name} died (exit status {service.returncode}); see its message above")
+            if service.pid not in self._followed and service.poll() is not None:
+                raise RunError(f"the pricing service died (exit status {service.returncode}); see its message above")
 
     def _descendants(self) -> list[psutil.Process]:
         own = {process.pid for process in [self._keeper, *self._services] if process is not None}

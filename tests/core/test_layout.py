@@ -17,8 +17,11 @@ STRUCTURES = [
     "hl_price_totals",
     "hl_memory",
     "hl_statistics",
+    "hl_connection",
+    "hl_endpoint",
+    "hl_report",
 ]
-HEADERS = ["control.h", "device.h", "price.h", "timeline.h", "ledger.h"]
+HEADERS = ["control.h", "device.h", "price.h", "timeline.h", "ledger.h", "hosts.h"]
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +37,9 @@ def sizes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
             ("hl_price", "coverage_ns"),
             ("hl_price_request", "annotation"),
             ("hl_memory", "charged_bytes"),
+            ("hl_connection", "state"),
+            ("hl_connection", "unacknowledged_bytes"),
+            ("hl_report", "answerable"),
         ]
     ]
     source = directory / "sizes.c"
