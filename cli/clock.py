@@ -24,6 +24,10 @@ def command(run_directory: Path, mode: str | None) -> None:
     os.environ.pop("HYPERLAPSE_RUN_DIR", None)
     binding = core()
     page = binding.lib.hl_page_map(str(run_directory).encode())
+    if mode is not None and binding.lib.hl_hosts_shared(page):
+        raise click.UsageError(
+            "other hosts share this clock: it stops and starts on all of them at once (--freeze of `run`)"
+        )
     if mode is not None and binding.lib.hl_control_set_mode(page, int(Mode[mode.upper()]), 0, _REQUEST_LIMIT_MS) != 0:
         click.echo("hyperlapse: the run's time-keeper does not answer; has the run ended?", err=True)
         sys.exit(1)

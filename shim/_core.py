@@ -58,7 +58,7 @@ typedef struct hl_endpoint { uint8_t address[16]; uint32_t port; } hl_endpoint;
 typedef struct hl_report { uint64_t number; int64_t deadline_ns, background_ns; uint32_t answerable, connections; } hl_report;
 int hl_hosts_share(hl_page *page, const uint8_t *own, uint32_t own_count, const uint8_t *peers, uint32_t peer_count,
     const hl_endpoint *control, uint32_t control_count);
-void hl_hosts_unshare(hl_page *page);
+bool hl_hosts_shared(const hl_page *page);
 bool hl_hosts_wait(hl_page *page, uint64_t *reported, uint64_t *withdrawn, int timeout_ms, hl_report *report,
     hl_connection *connections);
 void hl_hosts_poke(hl_page *page);

@@ -25,11 +25,7 @@ HL_EXPORT int hl_hosts_share(hl_page *page, const uint8_t *own, uint32_t own_cou
     return 0;
 }
 
-HL_EXPORT void hl_hosts_unshare(hl_page *page)
-{
-    atomic_store(&page->hosts.shared, 0);
-    hl_page_kick(page);
-}
+HL_EXPORT bool hl_hosts_shared(const hl_page *page) { return atomic_load(&page->hosts.shared); }
 
 HL_EXPORT bool hl_hosts_wait(hl_page *page, uint64_t *reported, uint64_t *withdrawn, int timeout_ms, hl_report *report,
                              hl_connection *connections)

@@ -73,7 +73,9 @@ struct hl_page;
 /* Agent only. Addresses: 16 bytes each. 0, or -ENOSPC for too many. */
 int hl_hosts_share(struct hl_page *page, const uint8_t *own, uint32_t own_count, const uint8_t *peers, uint32_t peer_count,
                    const hl_endpoint *control, uint32_t control_count);
-void hl_hosts_unshare(struct hl_page *page);
+
+/* True when other hosts share this clock. */
+bool hl_hosts_shared(const struct hl_page *page);
 
 /* Waits until the time-keeper says more than (reported, withdrawn), a poke, or the timeout. Fills in both and, for a new
  * report, what it says; connections: HL_CONNECTIONS_MAX of them. True: there is something new. */

@@ -304,8 +304,8 @@ static void run(keeper *k)
 
 bool keeper_is_called(const keeper *k)
 {
-    return stopping || atomic_load(&k->page->asked) != atomic_load(&k->page->done) || getppid() != k->page->launcher_pid ||
-           !atomic_load(&k->page->hosts.shared);
+    return stopping || atomic_load(&k->page->asked) != atomic_load(&k->page->done) ||
+           getppid() != k->page->launcher_pid;
 }
 
 int main(int argc, char **argv)

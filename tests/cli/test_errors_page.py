@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "errors.md"
-FOLDERS = ("cli", "shim", "predictor", "integrations", "csrc")
+FOLDERS = ("cli", "shim", "predictor", "integrations", "coordinator", "csrc")
 
 
 def messages() -> list[str]:

@@ -62,6 +62,10 @@ def test_a_killed_coordinator_ends_the_nodes(running: tuple[Cluster, Part, list[
 
 def test_an_interrupted_coordinator_says_so(running: tuple[Cluster, Part, list[Part]]) -> None:
     _, coordinator, nodes = running
+    keeper = nodes[0].children("hyperlapse-keeper")[0]
+    alone = subprocess.run([*HYPERLAPSE, "clock", keeper.cmdline()[-1], "real"], capture_output=True, text=True)
+    assert alone.returncode == 2  # one node's clock is not its own to move
+    assert "other hosts share this clock" in alone.stderr
     coordinator.process.send_signal(signal.SIGINT)
     assert [part.wait(30) for part in (*nodes, coordinator)] == [STOPPED] * 3
     assert all("the coordinator was stopped" in part.errors for part in nodes)
