@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -45,6 +48,37 @@ def ping_pong(cluster: Cluster, messages: int, **options: object) -> dict[str, i
 
 def test_ten_thousand_messages_arrive_at_the_instant_they_were_sent(any_cluster: Cluster) -> None:
     assert ping_pong(any_cluster, 10_000) == {"messages": 10_000, "late": 0, "worst_ns": 0}
+
+
+def test_a_token_round_three_nodes(tmp_path: Path) -> None:
+    """Over sockets of IPv6 that speak IPv4."""
+    cluster = Cluster(tmp_path, 3)
+    try:
+        cluster.coordinator()
+        commands = [
+            [sys.executable, str(PROGRAMS / "ring.py"), a, "500", *cluster.addresses] for a in cluster.addresses
+        ]
+        nodes = [cluster.node(rank, command) for rank, command in enumerate(commands)]
+        assert [part.wait() for part in nodes] == [0, 0, 0], nodes[0].errors
+        assert json.loads(nodes[0].output) == {"rounds": 500, "late": 0}
+    finally:
+        cluster.close()
+
+
+def test_what_wakes_a_node_from_outside_takes_its_report_back(cluster: Cluster, tmp_path: Path) -> None:
+    """Nobody has a deadline, so the reports stand; then somebody types, and the one who reads wants to know the time."""
+    os.mkfifo(tmp_path / "typed")
+    reads = "import sys, time; line = open(sys.argv[1]).readline(); print(line.strip(), time.monotonic())"
+    coordinator = cluster.coordinator("--no-progress", "0")
+    waits = "import threading; lock = threading.Lock(); lock.acquire(); lock.acquire()"
+    cluster.node(1, [sys.executable, "-c", waits])
+    reader = cluster.node(0, [sys.executable, "-c", reads, str(tmp_path / "typed")])
+    coordinator.wait_for("the clock is frozen from here")
+    with (tmp_path / "typed").open("w") as typed:
+        time.sleep(1)
+        typed.write("hello\n")
+    assert reader.wait(60) == 0
+    assert reader.output == "hello 100000.0\n"
 
 
 def test_a_coordinator_that_ignores_bytes_in_flight_is_found_out(cluster: Cluster) -> None:

@@ -107,14 +107,28 @@ def test_nodes_that_do_not_all_come(cluster: Cluster) -> None:
     assert "over before it began: node 0 did not come" in node.errors
 
 
-def test_a_wrong_token_joins_nothing(cluster: Cluster, tmp_path: Path) -> None:
-    coordinator = cluster.coordinator("--join-limit", "20")
+def test_strangers_and_misfits_are_refused(cluster: Cluster, tmp_path: Path) -> None:
+    coordinator = cluster.coordinator()
+    version = package_version()
+    for request, words in [
+        (messages.JoinRequest(protocol=PROTOCOL + 1, version=version, nodes=2), "install the same version everywhere"),
+        (messages.JoinRequest(protocol=PROTOCOL, version="0.0.0", nodes=2), "install the same version everywhere"),
+        (messages.JoinRequest(protocol=PROTOCOL, version=version, nodes=3), "waits for 2 nodes"),
+        (messages.JoinRequest(protocol=PROTOCOL, version=version, nodes=2, rank=2), "ranks go from 0 to 1"),
+    ]:
+        error = _join(cluster, request)
+        assert error.code() == grpc.StatusCode.FAILED_PRECONDITION
+        assert words in error.details()
+    first = cluster.node(0, TICKS)
+    coordinator.wait_for("joined: 1 of 2")
+    second = cluster.node(0, TICKS)
     cluster.token = tmp_path / "other"
     cluster.token.write_text("x" * 32)
-    node = cluster.node(0, TICKS)
-    assert node.wait(30) == 1
-    assert "refuses this token" in node.errors
-    assert coordinator.process.poll() is None  # the others may still come
+    stranger = cluster.node(1, TICKS)
+    assert [part.wait(30) for part in (second, stranger)] == [1, 1]
+    assert "rank 0 has joined already" in second.errors
+    assert "refuses this token" in stranger.errors
+    assert [part.process.poll() for part in (first, coordinator)] == [None, None]  # they still wait for the other node
 
 
 def _join(cluster: Cluster, request: messages.JoinRequest) -> grpc.RpcError:
@@ -126,29 +140,6 @@ def _join(cluster: Cluster, request: messages.JoinRequest) -> grpc.RpcError:
     with pytest.raises(grpc.RpcError) as refused:
         call(request, timeout=10, metadata=(("authorization", f"Bearer {cluster.token.read_text()}"),))
     return refused.value
-
-
-def test_other_versions_ranks_and_numbers_of_nodes_are_refused(cluster: Cluster) -> None:
-    cluster.coordinator()
-    version = package_version()
-    for request, words in [
-        (messages.JoinRequest(protocol=PROTOCOL + 1, version=version, nodes=2), "install the same version everywhere"),
-        (messages.JoinRequest(protocol=PROTOCOL, version="0.0.0", nodes=2), "install the same version everywhere"),
-        (messages.JoinRequest(protocol=PROTOCOL, version=version, nodes=3), "waits for 2 nodes"),
-        (messages.JoinRequest(protocol=PROTOCOL, version=version, nodes=2, rank=2), "ranks go from 0 to 1"),
-    ]:
-        error = _join(cluster, request)
-        assert error.code() == grpc.StatusCode.FAILED_PRECONDITION
-        assert words in error.details()
-
-
-def test_two_nodes_of_one_rank(cluster: Cluster) -> None:
-    coordinator = cluster.coordinator()
-    first = cluster.node(0, TICKS)
-    coordinator.wait_for("node 0")
-    assert cluster.node(0, TICKS).wait(30) == 1
-    assert "rank 0 has joined already" in coordinator.errors
-    assert first.process.poll() is None
 
 
 def test_nodes_without_addresses_of_their_own(cluster: Cluster) -> None:
