@@ -36,12 +36,13 @@ static void tell_agent(hl_hosts *hosts)
 
 static bool all_sleep(keeper *k) { return keeper_prove_quiet(k) && !k->holds && !k->external_count; }
 
+void keeper_before_proof(keeper *k) { keeper_connections_read(k, atomic_exchange(&k->page->hosts.search, 0)); }
+
 /* False: somebody runs. */
 static bool prove_and_hold(keeper *k, uint32_t reads)
 {
     hl_page *page = k->page;
-    keeper_connections_read(k, atomic_exchange(&page->hosts.search, 0));
-    if (!all_sleep(k) || !keeper_kick_spinners(k))
+    if (!keeper_kick_spinners(k))
         return false;
     uint64_t activity = atomic_load(&page->activity);
     hold(page);

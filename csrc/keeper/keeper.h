@@ -97,8 +97,11 @@ bool keeper_kick_spinners(keeper *k);
 
 int64_t keeper_holds(const keeper *k);
 
-/* Several hosts share the clock: proves that all sleep, reports it, and waits for the coordinator's answer. False: somebody
- * runs, or the answer was to look again. */
+/* Several hosts share the clock: counts what has come from other hosts; before the proof that all sleep. */
+void keeper_before_proof(keeper *k);
+
+/* After that proof: proves it again while nobody can read the clock, reports it, and waits for the coordinator's answer.
+ * False: somebody runs, or the answer was to look again. */
 bool keeper_agree(keeper *k);
 
 /* True when the loop has something to do that cannot wait for another host: a request, the end. */

@@ -231,6 +231,8 @@ static void run(keeper *k)
             continue;
         if (!triggered_ns)
             triggered_ns = hl_clock_real_ns();
+        if (k->shared)
+            keeper_before_proof(k);
         if (!keeper_prove_quiet(k)) {
             if (++failures > FAILURES_THAT_MEAN_WORK)
                 no_patience(&stuck);

@@ -60,7 +60,7 @@ def test_a_token_round_three_nodes(tmp_path: Path) -> None:
         ]
         nodes = [cluster.node(rank, command) for rank, command in enumerate(commands)]
         assert [part.wait() for part in nodes] == [0, 0, 0], nodes[0].errors
-        assert json.loads(nodes[0].output) == {"rounds": 500, "late": 0}
+        assert json.loads(nodes[0].output) == {"rounds": 500, "late": 0}, [part.errors for part in nodes]
     finally:
         cluster.close()
 
