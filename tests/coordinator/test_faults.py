@@ -53,6 +53,13 @@ def test_a_killed_node_agent_ends_all(running: tuple[Cluster, Part, list[Part]])
     assert "left without a word" in nodes[0].errors
 
 
+def test_a_killed_time_keeper_ends_all(running: tuple[Cluster, Part, list[Part]]) -> None:
+    _, coordinator, nodes = running
+    nodes[0].children("hyperlapse-keeper")[0].kill()
+    assert [part.wait(30) for part in (*nodes, coordinator)] == [STOPPED] * 3
+    assert "the time-keeper died" in nodes[1].errors
+
+
 def test_a_killed_coordinator_ends_the_nodes(running: tuple[Cluster, Part, list[Part]]) -> None:
     _, coordinator, nodes = running
     coordinator.process.kill()
