@@ -23,7 +23,7 @@ def compile_cache() -> str:
     """The state that this run asks for. Raises ValueError for one that there is not."""
     state = os.environ.get(COMPILE_CACHE_VARIABLE) or WARM
     if state not in COMPILE_CACHES:
-        raise ValueError(f"{COMPILE_CACHE_VARIABLE} is {state!r}: choose one of {', '.join(COMPILE_CACHES)}")
+        raise ValueError(f"HYPERLAPSE_COMPILE_CACHE is {state!r}: choose one of {', '.join(COMPILE_CACHES)}")
     return state
 
 
