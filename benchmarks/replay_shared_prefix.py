@@ -31,7 +31,7 @@ from hyperlapse.cli.progress import TerminalProgress
 
 ENGINE, GPU, BOUND = "vllm==0.15.1", "h100-sxm-80gb", 0.10
 WARM_UP_ROUNDS = 2
-# Shapes from the models' own config.json (meta-llama/Llama-2-7b-hf and Llama-2-70b-hf).
+# Shapes from the models' own config.json.
 _LLAMA_2 = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 32000, "max_position_embeddings": 4096,
     "rms_norm_eps": 1e-05, "hidden_act": "silu", "torch_dtype": "float16", "tie_word_embeddings": False,
@@ -46,6 +46,13 @@ MODELS: dict[str, dict[str, Any]] = {
     "meta-llama/Llama-2-70b-hf": {
         **_LLAMA_2, "hidden_size": 8192, "intermediate_size": 28672, "num_attention_heads": 64,
         "num_hidden_layers": 80, "num_key_value_heads": 8,
+    },
+    "mistralai/Mixtral-8x7B-v0.1": {
+        "architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "vocab_size": 32000,
+        "max_position_embeddings": 32768, "rms_norm_eps": 1e-05, "rope_theta": 1000000.0, "hidden_act": "silu",
+        "torch_dtype": "bfloat16", "tie_word_embeddings": False, "bos_token_id": 1, "eos_token_id": 2,
+        "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32, "num_hidden_layers": 32,
+        "num_key_value_heads": 8, "num_local_experts": 8, "num_experts_per_tok": 2, "sliding_window": None,
     },
 }  # fmt: skip
 

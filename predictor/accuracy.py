@@ -19,9 +19,9 @@ from pathlib import Path
 from hyperlapse.predictor.prediction import Coverage, PredictorError
 
 GEMM, DECODE, PREFILL, EXPERTS = "gemm", "decode_attention", "prefill_attention", "experts"
-QUANTISED_GEMM = "quantised_gemm"
+QUANTISED_GEMM, SHARED_EXPERTS = "quantised_gemm", "experts_on_several_gpus"
 COLLECTIVES = "collectives"
-FAMILIES = (GEMM, QUANTISED_GEMM, DECODE, PREFILL, EXPERTS)
+FAMILIES = (GEMM, QUANTISED_GEMM, DECODE, PREFILL, EXPERTS, SHARED_EXPERTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,11 @@ _DEFAULT: dict[str, dict[Coverage, ErrorRatio]] = {
         Coverage.EXTRAPOLATED: ErrorRatio(0.02, 0.22),
     },
     EXPERTS: {
+        Coverage.MEASURED: ErrorRatio(0.1, 0.25),
+        Coverage.INTERPOLATED: ErrorRatio(0.1, 0.25),
+        Coverage.EXTRAPOLATED: ErrorRatio(0.15, 0.4),
+    },
+    SHARED_EXPERTS: {
         Coverage.MEASURED: ErrorRatio(0.1, 0.25),
         Coverage.INTERPOLATED: ErrorRatio(0.1, 0.25),
         Coverage.EXTRAPOLATED: ErrorRatio(0.15, 0.4),

@@ -33,7 +33,7 @@ from hyperlapse.predictor.prediction import Coverage, DatabaseError
 PACKAGE = "aiconfigurator-core"
 _MODULE = "aiconfigurator_core"
 
-_LAYOUT = 2  # of our .npz files; a change makes old ones invisible
+_LAYOUT = 3  # of our .npz files; a change makes old ones invisible
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -72,8 +72,9 @@ class AttentionTable:
 
 @dataclass(frozen=True, slots=True, order=True)
 class ExpertConfig:
-    """The shape of a layer of experts: each token goes through `active` of `experts` gated products. dtype: the element
-    type of the products (`bfloat16`, `fp8`, `fp8_block`).
+    """The shape of a layer of experts on one GPU: each token goes through `active` of `experts` gated products. dtype: the
+    element type of the products (`bfloat16`, `fp8`, `fp8_block`); ranks: the GPUs that share each expert's columns, of
+    which `intermediate` counts one GPU's.
     """
 
     hidden: int
@@ -81,6 +82,7 @@ class ExpertConfig:
     active: int
     experts: int
     dtype: str = "bfloat16"
+    ranks: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,10 +345,14 @@ class KernelDatabase:
         rows = self._rows("nccl_perf")
         return _collective_table(rows, rows["op_name"] == operation, ranks)
 
-    def expert_configs(self) -> tuple[ExpertConfig, ...]:
-        """Layers of experts that were measured on one GPU. Raises DatabaseError when none was."""
+    def expert_configs(self, ranks: int = 1) -> tuple[ExpertConfig, ...]:
+        """Layers of experts that were measured as one of so many GPUs holds them. Raises DatabaseError when none was at
+        all.
+        """
         rows = self._rows("moe_perf")
-        columns = [rows[name].tolist() for name in ("hidden_size", "inter_size", "topk", "num_experts", "moe_dtype")]
+        chosen = rows["ranks"] == ranks
+        names = ("hidden_size", "inter_size", "topk", "num_experts", "moe_dtype", "ranks")
+        columns = [rows[name][chosen].tolist() for name in names]
         return tuple(sorted(ExpertConfig(*shape) for shape in set(zip(*columns, strict=True))))
 
     def experts(self, config: ExpertConfig) -> ExpertTable:
@@ -371,6 +377,7 @@ class KernelDatabase:
             & (rows["topk"] == config.active)
             & (rows["num_experts"] == config.experts)
             & (rows["moe_dtype"] == config.dtype)
+            & (rows["ranks"] == config.ranks)
             & (rows["distribution"] == distribution)
         )
         if not chosen.any():
@@ -541,9 +548,12 @@ def _read_experts(path: Path) -> dict[str, npt.NDArray[Any]]:
     names = ("num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "distribution", "latency")
     columns = _read(path, (*names, "moe_dtype", "moe_tp_size", "moe_ep_size"))
     columns["latency_ns"] = columns.pop("latency") * 1e6
-    whole = (columns.pop("moe_tp_size") == 1) & (columns.pop("moe_ep_size") == 1)
-    whole &= np.isin(columns["moe_dtype"], _EXPERT_TYPES)
-    return {name: column[whole] for name, column in columns.items()}
+    ranks = columns["ranks"] = columns.pop("moe_tp_size")
+    # every GPU has all experts; the tables' width is that of all ranks together
+    kept = (columns.pop("moe_ep_size") == 1) & (columns["inter_size"] % ranks == 0)
+    kept &= np.isin(columns["moe_dtype"], _EXPERT_TYPES)
+    columns["inter_size"] = columns["inter_size"] // ranks
+    return {name: column[kept] for name, column in columns.items()}
 
 
 def _read_latent(path: Path) -> dict[str, npt.NDArray[Any]]:

@@ -3,9 +3,12 @@
 Measured: the whole of one layer (sorting tokens by expert, both grouped products, the activation between them, the
 weighted sum) for 27 to 30 token counts, with tokens spread over experts by a power law. Between two of them the latency
 is linear in tokens: few tokens pay for the weights of each expert that they reach, many for arithmetic.
+Where GPUs share each expert's columns, a layer is one GPU's, measured as such.
 A layer of another shape than a measured one takes the efficiency of the nearest measured shape of the same element type
 (its time at light speed over its latency) at as many tokens an expert: with each shape left out in turn, the median error
-on an H100 is 5 % and nine in ten stay below 14 % (`score`). From dense products it would be wrong by a factor.
+on an H100 is 5 % and nine in ten stay below 14 % (`score`). From dense products it would be wrong by a factor. Shards take
+it from shards among as many GPUs: the narrower they are, the more their kernels' own costs count, and from whole layers
+eight would be twice as wrong.
 
 It must never return less than the reached experts' weights at the peak bandwidth, or the operations at the peak rate.
 The router before it is a matrix product like any other, and which expert a token takes depends on values that nobody
@@ -14,6 +17,8 @@ computes here: the spread over experts is an assumption that the error includes.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -59,11 +64,13 @@ class ExpertModel:
             raise UnsupportedModelError(f"{name}: its experts cannot be priced on {device.name}: {error}") from error
         except KeyError:
             pass
-        measured = [each for each in database.expert_configs() if each.dtype == config.dtype]
+        on_as_many = database.expert_configs(config.ranks)
+        measured = [each for each in on_as_many if each.dtype == config.dtype]
         if not measured:
-            types = ", ".join(sorted({each.dtype for each in database.expert_configs()}))
+            types = ", ".join(sorted({each.dtype for each in on_as_many}))
+            shared = f" shared by {config.ranks} GPUs" if config.ranks > 1 else ""
             raise UnsupportedModelError(
-                f"{name}: experts in {config.dtype} were not measured on {device.name} (measured: {types})"
+                f"{name}: experts in {config.dtype}{shared} were not measured on {device.name} (measured: {types or 'none'})"
             )
         like = nearest_shape(config, gated_shapes(database, measured, device))
         return cls(reshaped(database.experts(like), like, config, device), config, device)
@@ -100,15 +107,19 @@ def gated_shapes(
     """Those whose experts have three products each. The tables hold some with two (without a gate) and do not say so: they
     are the ones that would have read the weights of three faster than the memory gives them.
     """
-    gated = []
-    for config in measured:
-        table = database.experts(config)
-        # From about eight tokens an expert on nearly every expert is reached, also by the power law.
-        at = min(int(np.searchsorted(table.tokens, 8 * config.experts / config.active)), len(table.tokens) - 1)
-        size_bytes, _ = expert_work(config, float(config.experts))
-        if table.latency_ns[at] >= _GATED_SHARE * device.light_ns(size_bytes, 0.0):
-            gated.append(config)
-    return tuple(gated)
+    return tuple(config for config in measured if _is_gated(database, config, device))
+
+
+def _is_gated(database: KernelDatabase, config: ExpertConfig, device: DeviceSpec) -> bool:
+    if config.ranks > 1:  # a shard has as many products as the whole, whose weights tell better
+        whole = dataclasses.replace(config, intermediate=config.intermediate * config.ranks, ranks=1)
+        with contextlib.suppress(KeyError):
+            return _is_gated(database, whole, device)
+    table = database.experts(config)
+    # From about eight tokens an expert on nearly every expert is reached, also by the power law.
+    at = min(int(np.searchsorted(table.tokens, 8 * config.experts / config.active)), len(table.tokens) - 1)
+    size_bytes, _ = expert_work(config, float(config.experts))
+    return bool(table.latency_ns[at] >= _GATED_SHARE * device.light_ns(size_bytes, 0.0))
 
 
 def nearest_shape(config: ExpertConfig, measured: Sequence[ExpertConfig]) -> ExpertConfig:

@@ -303,8 +303,10 @@ class ModelConfig:
             raise UnsupportedModelError(f"{name}: a token cannot go through {active} of {experts} experts")
         if tp < 1:
             raise UnsupportedModelError(f"{name}: a tensor-parallel size must be 1 or more, not {tp}")
-        if tp > 1 and experts:
-            raise UnsupportedModelError(f"{name}: experts shared by {tp} GPUs cannot be priced yet: use one GPU")
+        if tp > 1 and latent is not None:
+            raise UnsupportedModelError(
+                f"{name}: multi-head latent attention on {tp} GPUs cannot be priced yet: use one GPU"
+            )
         if latent is not None and weights != BFLOAT16:
             raise UnsupportedModelError(
                 f"{name}: multi-head latent attention with quantised weights cannot be priced yet"

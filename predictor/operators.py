@@ -197,7 +197,7 @@ class Operators:
         self._experts: ExpertModel | None = None
         if model.experts:
             shape = model.hidden, model.intermediate, model.active_experts, model.experts
-            config = ExpertConfig(*shape, model.weights)
+            config = ExpertConfig(*shape, model.weights, model.tp)
             self._experts = ExpertModel.of(database, config, device, model.name)
         self.gemms = gemms_of(model)
         self.by_head = products_by_head(model)
@@ -296,7 +296,8 @@ class Operators:
         if self._experts is None:
             raise PredictorError(f"{self.model.name} has no experts")
         found = self._experts.predict(tokens)
-        error = self.accuracy.of(accuracies.EXPERTS, found.coverage)
+        family = accuracies.EXPERTS if self.model.tp == 1 else accuracies.SHARED_EXPERTS
+        error = self.accuracy.of(family, found.coverage)
         return Prediction(found.duration_ns, found.coverage, error.median, error.p90)
 
     def memory(self, name: str, tokens: int, rows: int, *, share: float = 1.0) -> Prediction:

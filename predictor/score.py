@@ -12,7 +12,7 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,13 @@ _ROLES = {
     "experts, one token count held out": (accuracies.EXPERTS, "interpolated"),
     "experts, the most tokens held out": (accuracies.EXPERTS, "extrapolated"),
     "experts, one shape held out": (accuracies.EXPERTS, "extrapolated"),
+    "experts on 2, 4, 8 GPUs, balanced instead of a power law": (accuracies.SHARED_EXPERTS, "measured"),
+    "experts on 2, 4, 8 GPUs, one token count held out": (accuracies.SHARED_EXPERTS, "interpolated"),
+    "experts on 2, 4, 8 GPUs, the most tokens held out": (accuracies.SHARED_EXPERTS, "extrapolated"),
+    "experts on 2, 4, 8 GPUs, one shape held out": (accuracies.SHARED_EXPERTS, "extrapolated"),
 }
+
+_SHARING = (2, 4, 8)  # GPUs, as engines' all-reduces were measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +222,8 @@ def all_scores(device: DeviceSpec, database: KernelDatabase, engine: str, *, xgb
     )
     yield score("prefill attention, one batch size held out", attention_held_out(database, device, "prefill", "batch"))
     yield score("prefill attention, second half over the first half", chunks(database, device))
-    yield from expert_scores(database, device)
+    yield from expert_scores(database, device, (1,))
+    yield from expert_scores(database, device, _SHARING)
 
 
 def quantised_scores(database: KernelDatabase, device: DeviceSpec, engine: str) -> Iterator[Score]:
@@ -437,12 +444,16 @@ def longest_held_out(database: KernelDatabase, device: DeviceSpec) -> Floats:
     return np.concatenate(errors)
 
 
-def expert_scores(database: KernelDatabase, device: DeviceSpec) -> Iterator[Score]:
-    """Layers of experts; nothing where none was measured."""
+def expert_scores(database: KernelDatabase, device: DeviceSpec, sharing: Sequence[int]) -> Iterator[Score]:
+    """Layers of experts on one of so many GPUs; nothing where none was measured."""
     try:
-        configs = database.expert_configs()
+        every = [database.expert_configs(ranks) for ranks in sharing]
     except DatabaseError:
         return
+    configs = [config for each in every for config in each]
+    if not configs:
+        return
+    name = "experts" if sharing == (1,) else f"experts on {', '.join(map(str, sharing))} GPUs"
     inside: list[float] = []
     last: list[float] = []
     spread: list[Floats] = []
@@ -456,14 +467,16 @@ def expert_scores(database: KernelDatabase, device: DeviceSpec) -> Iterator[Scor
         spread.append(_spread(database, config, table))
     differences = np.concatenate(spread)
     if differences.size:
-        yield score("experts, balanced instead of a power law", differences)
-    yield score("experts, one token count held out", np.array(inside))
-    yield score("experts, the most tokens held out", np.array(last))
-    yield score("experts, one shape held out", shapes_held_out(database, device, configs))
+        yield score(f"{name}, balanced instead of a power law", differences)
+    yield score(f"{name}, one token count held out", np.array(inside))
+    yield score(f"{name}, the most tokens held out", np.array(last))
+    yield score(
+        f"{name}, one shape held out", np.concatenate([shapes_held_out(database, device, each) for each in every])
+    )
 
 
 def shapes_held_out(database: KernelDatabase, device: DeviceSpec, configs: tuple[ExpertConfig, ...]) -> Floats:
-    """Each layer predicted from the nearest one of other widths and the same element type."""
+    """Each layer predicted from the nearest one of other widths, the same element type and as many GPUs."""
     errors = [np.zeros(0)]
     gated = gated_shapes(database, configs, device)
     for config in gated:

@@ -168,7 +168,7 @@ class StepPredictor:
             matrix("gate_up_proj", layers, tokens)
             memory("silu_mul", layers, over_tokens)
             matrix("down_proj", layers, tokens)
-            reduce("feed_forward_all_reduce", layers)
+        reduce("feed_forward_all_reduce", layers)
         memory("final_norm", 1, over_tokens)
         forward, launches = launches, 0
         if rows:

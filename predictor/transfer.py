@@ -93,8 +93,8 @@ class TransferredDatabase(KernelDatabase):
     def decode(self, config: HeadConfig) -> AttentionTable:
         return self._attend("decode", config, self._tables.decode(config))
 
-    def expert_configs(self) -> tuple[ExpertConfig, ...]:
-        return self._tables.expert_configs()
+    def expert_configs(self, ranks: int = 1) -> tuple[ExpertConfig, ...]:
+        return self._tables.expert_configs(ranks)
 
     def experts(self, config: ExpertConfig) -> ExpertTable:
         if config not in self._experts:

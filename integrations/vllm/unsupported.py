@@ -44,6 +44,16 @@ _NO_CONNECTOR = (
 )
 _NO_MASKS = "sampling masks are made of logits, and no kernel runs. Leave --return-sampling-mask out"
 _NO_PROCESSORS = "logits processors change logits, and no kernel makes any. Leave --logits-processors out"
+_NO_EXPERT_PARALLELISM = (
+    "expert parallelism is not priced (which GPU a token's experts are on, and the exchange of tokens): leave it out, and "
+    "GPUs share each expert's columns"
+)
+_NO_REPLICAS_OF_EXPERTS = (
+    "replicas of a model with experts are not priced: vLLM divides the experts among all of them. Use tensor parallelism "
+    "alone"
+)
+_EXPERT_PARALLELISM = ("--enable-expert-parallel", "-ep")
+_GPUS_OF_EXPERTS = ("--tensor-parallel-size", "-tp", "--data-parallel-size", "-dp")
 _OFFLOADING = "OffloadingConnector"
 """VLLM's own, which copies blocks to the host's memory and back; --kv-offloading-size makes it."""
 _REFUSED_FLAGS = {
@@ -74,6 +84,19 @@ def refuse_flags(flags: Sequence[str], detail: str) -> None:
             raise UnsupportedConfigurationError(f"{name} {following}: {_NO_POOLING}")
         if name == "--kv-offloading-size" and detail == "step":
             raise UnsupportedConfigurationError(f"{name}: {_NO_OFFLOADING}")
+        if name in _EXPERT_PARALLELISM and _divides_experts(flags):
+            raise UnsupportedConfigurationError(f"{name}: {_NO_EXPERT_PARALLELISM}")
+
+
+def _divides_experts(flags: Sequence[str]) -> bool:
+    """On one GPU expert parallelism changes nothing."""
+    for index, flag in enumerate(flags):
+        name, given, value = flag.partition("=")
+        if name.replace("_", "-") in _GPUS_OF_EXPERTS:
+            size = value if given else "".join(flags[index + 1 : index + 2])
+            if size.isdecimal() and int(size) > 1:
+                return True
+    return False
 
 
 def refuse_configuration(vllm_config: Any, detail: str) -> None:
@@ -105,6 +128,12 @@ def _reasons(config: Any, detail: str) -> Iterator[str]:
         yield _NO_MASKS
     if getattr(model, "logits_processors", None):
         yield _NO_PROCESSORS
+    parallel = config.parallel_config
+    replicas = parallel.data_parallel_size
+    if getattr(parallel, "enable_expert_parallel", False) and parallel.tensor_parallel_size * replicas > 1:
+        yield _NO_EXPERT_PARALLELISM
+    if replicas > 1 and getattr(model, "is_moe", False):
+        yield _NO_REPLICAS_OF_EXPERTS
     runner = configured_runner(config)
     if runner == "V2" and model_runner() == "V1":
         yield (

@@ -27,6 +27,8 @@ from hyperlapse.integrations.vllm.unsupported import UnsupportedConfigurationErr
         (["--enable-prompt-embeds"], "token ids"),
         (["--return-sampling-mask"], "sampling masks"),
         (["--logits-processors", "a:B"], "logits processors"),
+        (["-ep", "--tensor-parallel-size", "2"], "-ep: expert parallelism is not priced"),
+        (["--enable_expert_parallel", "-dp=2"], "expert parallelism is not priced"),
     ],
 )
 def test_flags(detail: str, flags: list[str], words: str) -> None:
@@ -49,6 +51,9 @@ def test_offloading_is_for_the_kernel_detail(flags: list[str]) -> None:
         ["--runner", "auto"],
         ["--convert", "none"],
         ["a=b"],
+        ["--enable-expert-parallel"],
+        ["-ep", "-tp", "1"],
+        ["--tensor-parallel-size=2"],
     ],
 )
 def test_other_flags(flags: list[str]) -> None:
@@ -60,10 +65,13 @@ def test_other_programs_may_do_what_they_like() -> None:
 
 
 def config(**changed: Any) -> Any:
-    parallel = {"tensor_parallel_size": 1, "data_parallel_size": 1, "pipeline_parallel_size": 1}
+    parallel = {
+        "tensor_parallel_size": 1, "data_parallel_size": 1, "pipeline_parallel_size": 1, "enable_expert_parallel": False,
+    }  # fmt: skip
     model = {
         "runner_type": "generate", "is_encoder_decoder": False, "is_multimodal_model": False, "quantization": None,
         "hf_overrides": {}, "enable_prompt_embeds": False, "return_sampling_mask": False, "logits_processors": None,
+        "is_moe": False,
     }  # fmt: skip
     whole = {"lora_config": None, "speculative_config": None, "kv_transfer_config": None, "use_v2_model_runner": True}
     for values in (parallel, model, whole):
@@ -85,6 +93,8 @@ def config(**changed: Any) -> Any:
         ({"return_sampling_mask": True}, "sampling masks"),
         ({"logits_processors": ["a:B"]}, "logits processors"),
         ({"kv_transfer_config": SimpleNamespace(kv_connector="NixlConnector")}, "NixlConnector"),
+        ({"enable_expert_parallel": True, "tensor_parallel_size": 2}, "expert parallelism"),
+        ({"is_moe": True, "data_parallel_size": 2}, "replicas of a model with experts"),
     ],
 )
 def test_configurations(detail: str, changed: dict[str, Any], words: str, capsys: pytest.CaptureFixture[str]) -> None:

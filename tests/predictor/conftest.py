@@ -71,11 +71,11 @@ class MadeUpDatabase(KernelDatabase):
     def gemm(self, dtype: str = "bfloat16") -> GemmTable:
         return self.table
 
-    def expert_configs(self) -> tuple[ExpertConfig, ...]:
-        return (ExpertConfig(2048, 768, 8, 128),)
+    def expert_configs(self, ranks: int = 1) -> tuple[ExpertConfig, ...]:
+        return (ExpertConfig(2048, 768 // ranks, 8, 128, ranks=ranks),) if ranks <= 2 else ()
 
     def experts(self, config: ExpertConfig) -> ExpertTable:
-        if config not in self.expert_configs():
+        if config not in self.expert_configs(config.ranks):
             raise KeyError(config)
         return self.expert_table
 

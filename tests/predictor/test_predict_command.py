@@ -40,6 +40,14 @@ def test_a_whole_composition() -> None:
     assert json.loads(result.output)["batch"] == "v1 graph=full tokens=8 rows=5 seqs=1:1030x5"
 
 
+@pytest.mark.usefixtures("database")
+def test_experts_on_two_gpus() -> None:
+    result = run("--model", "mixtral-8x7b", "--tp", "2", "--gpu", "h100-sxm-80gb", "--batch", "1:1000x16", "--json")
+    operators = {each["name"]: each for each in json.loads(result.output)["operators"]}
+    assert operators["experts"]["coverage"] == "measured"
+    assert operators["feed_forward_all_reduce"]["count"] == operators["experts"]["count"] == 32
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
