@@ -47,21 +47,27 @@ details finish with the same blocks, nothing unknown and a mean TPOT within 5 % 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A bundled model on a GPU, and flags of the engine."""
+    """A bundled model on a GPU, or several of it that share each layer, and flags of the engine."""
 
     model: str
     gpu: str = "h100-sxm-80gb"
     flags: tuple[str, ...] = ()
+    gpus: int = 1
+
+    @property
+    def place(self) -> str:
+        return self.gpu if self.gpus == 1 else f"{self.gpus} x {self.gpu}"
 
     @property
     def key(self) -> tuple[str, ...]:
-        return (self.model, self.gpu, " ".join(self.flags))
+        return (self.model, self.place, " ".join(self.flags))
 
 
 CASES = (
     Case("qwen3-30b-a3b"),
     Case("qwen3-30b-a3b-fp8"),
     Case("mixtral-8x7b", "h200-sxm-141gb"),
+    Case("mixtral-8x7b", gpus=2),
     Case("qwen3-8b-fp8"),
     Case("llama-3.1-8b-fp8"),
     Case("deepseek-v2-lite"),
@@ -75,9 +81,11 @@ def lines_of(case: Case, rows: Sequence[Row], good: bool) -> list[str]:
     result = "works" if good else "FAILED"
     lines = []
     for row in rows:
-        gpu, detail, *cells = row.cells()[:7]
+        _, detail, *cells = row.cells()[:7]
         cells = [cell.replace("|", "/") for cell in cells]
-        lines.append("| " + " | ".join((case.model, gpu, " ".join(case.flags), detail, *cells, today, result)) + " |")
+        lines.append(
+            "| " + " | ".join((case.model, case.place, " ".join(case.flags), detail, *cells, today, result)) + " |"
+        )
     return lines
 
 
@@ -116,6 +124,7 @@ def main() -> None:
             options = BenchOptions(
                 model=case.model,
                 gpu=case.gpu,
+                gpus=case.gpus,
                 detail=detail,
                 engine=given.engine,
                 rate=4.0,
@@ -128,7 +137,7 @@ def main() -> None:
             print(case.model, " ".join(rows[-1].cells()), flush=True)
         case_good = agree(rows)
         good = good and case_good
-        print(f"{case.model} on {case.gpu}: {verdict(case_good)}", flush=True)
+        print(f"{case.model} on {case.place}: {verdict(case_good)}", flush=True)
         made[case.key] = lines_of(case, rows, case_good)
         if set(given.detail) == {"step", "kernel"}:
             write_page(made)
