@@ -118,9 +118,7 @@ def test_both_details_agree_where_two_gpus_share_each_layer(engine: EngineEnviro
         served(engine, tmp_path / name, name, "h100-sxm-80gb", "--enforce-eager", gpus=2) for name in ("kernel", "step")
     )
     check_agreement(kernel, step)
-    assert not {"collective-kernel", "memory-profile", "unknown-kernel"} & kernel.events, (
-        "each all-reduce was a meeting"
-    )
+    assert not {"collective-kernel", "memory-profile"} & kernel.events, "each all-reduce was a meeting"
 
 
 def test_kernels_of_latent_attention_and_shared_experts_have_prices(engine: EngineEnvironment, tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ def test_refused_is_what_ends_the_engine_and_nothing_else(in_each: Callable[[str
             input_processor=N(generation_config_fields={"eos_token_id": [900, 901, 902]}),
             renderer=N(get_eos_token_id=lambda: 900),
             tokenizer=Words(),
+            vllm_config=N(use_v2_model_runner=True),
         )
 
         def ends_the_engine(fields):
