@@ -137,7 +137,7 @@ static uint64_t next_of(uint64_t name)
     while (group < groups + GROUPS_MAX && group->name && group->name != name)
         group++;
     if (group == groups + GROUPS_MAX)
-        hl_report_fatal("kernels of this process meet their peers in more than %d groups", GROUPS_MAX);
+        hl_report_fatal("kernels of this process meet their peers in more than %d groups: please report this", GROUPS_MAX);
     group->name = name;
     sequence = group->sequence++;
     pthread_mutex_unlock(&lock);

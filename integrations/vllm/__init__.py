@@ -10,8 +10,11 @@ tells them, through vLLM's own extension points:
     entry point `vllm.platform_plugins`      virtual_platform.py, the worker of programs that make their own LLM()
     `--middleware`                           middleware.py    host time of the API server
 
-Of vLLM nothing is replaced. Of FlashInfer the loaders of compiled and downloaded modules are (flashinfer_modules.py,
-flashinfer_attention.py): their kernels would be compiled with nvcc or fetched from the network, and never run.
+Of vLLM's own code nothing is replaced. Of two libraries of kernels under it parts are, because these kernels would be
+compiled with nvcc or fetched from the network, and never run: FlashInfer's loaders of compiled and downloaded modules
+(flashinfer_modules.py, flashinfer_attention.py) and its all-reduce, which is declined (flashinfer_comm.py), and DeepGEMM's
+products, whose Python module vLLM may bring along (deep_gemm_kernels.py). Until 0.19 a rank without process groups is
+given its place in them as data (`versions.tell_place`).
 
 It must never touch scheduling, KV-cache management, admission, preemption or the output path: they are what is being
 measured. Patching vLLM at import time, as the prototypes did, was rejected: it breaks silently with the next version.

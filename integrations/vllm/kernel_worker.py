@@ -7,8 +7,8 @@ from the engine's own dispatcher, and (b) gives the sampled ids and their counts
 written: one valid id a sequence, none for an unfinished prefill chunk.
 
 It must never skip or reorder anything the stock worker does. Writing into the device buffers from a hook inside the
-model runner was rejected: wrapping the result that the worker returns needs less
-knowledge of the runner (runner_v1.py, runner_v2.py).
+model runner was rejected: wrapping the result that the worker returns needs less knowledge of the runner (runner_v1.py,
+runner_v2.py).
 """
 
 from __future__ import annotations

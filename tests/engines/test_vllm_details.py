@@ -118,6 +118,7 @@ def test_both_details_agree_where_two_gpus_share_each_layer(engine: EngineEnviro
         served(engine, tmp_path / name, name, "h100-sxm-80gb", "--enforce-eager", gpus=2) for name in ("kernel", "step")
     )
     check_agreement(kernel, step)
+    assert "flashinfer-all-reduce" in kernel.events, "what the card might have taken instead is counted"
     assert not {"collective-kernel", "memory-profile"} & kernel.events, "each all-reduce was a meeting"
 
 
